@@ -1,0 +1,34 @@
+package grant
+
+import "time"
+
+// What the design fixes.
+const (
+	// MaxLife is the longest time from NotBefore to NotAfter: a stolen grant is worth little.
+	MaxLife = 5 * time.Minute
+	// Backdate is how far back an issuer sets NotBefore, for edges whose clock is behind.
+	Backdate = 2 * time.Minute
+)
+
+// What we chose. Lengths are in bytes.
+const (
+	// MaxBlob bounds a signed grant: 64 roles, 64 targets and a force command at their limits fit with room to spare.
+	MaxBlob = 48 << 10
+
+	maxCluster      = 255 // a DNS name
+	maxUser         = 64
+	maxMethod       = 32
+	maxRole         = 63
+	maxRoles        = 64
+	maxLogin        = 64 // Linux accounts end at 32
+	maxChannel      = 32
+	maxChannels     = 16
+	maxForceCommand = 8 << 10
+	maxForwardTo    = 300 // a DNS name, a port range, brackets
+	maxForwards     = 64
+	maxClientAddr   = 64
+	maxRecord       = 16
+	maxUnixMilli    = 253402300799999 // the end of the year 9999; above it time.Time cannot be printed
+
+	sweepEvery = time.Minute // how often Spent drops expired ids
+)
