@@ -1,0 +1,34 @@
+package resume
+
+import "time"
+
+// Fixed by the wire format.
+const (
+	// InitialWindow is how many bytes may be sent before the first ACK: bytes.
+	InitialWindow = 64 << 10
+	// MaxBody is the longest body of a frame: bytes.
+	MaxBody = 32 << 10
+	// maxText is the longest text of a RESET, which a person may be shown: bytes.
+	maxText = 512
+
+	frameHeader = 4
+	ackBody     = 12
+)
+
+// Ours to choose.
+const (
+	// MaxSend is the most payload in one frame we send. With its header, and those of a mux and of the outer frame (12 and 4 bytes),
+	// it stays within two TLS records of 16 KiB.
+	MaxSend = MaxBody - 32 - frameHeader
+	// DefaultBuffer is the size of both buffers when Options names none: the most an edge holds for one stream.
+	DefaultBuffer = 256 << 10
+	// smallChunk and largeChunk are the sizes of send chunks: a stream that carries keystrokes holds 4 KiB.
+	smallChunk = 4 << 10
+	largeChunk = MaxSend + frameHeader
+	// alignFrom is the shortest write that begins a chunk of its own, so that it leaves in one piece without another copy.
+	alignFrom = 8 << 10
+	// linger is how long a closed stream goes on to deliver what was written to it.
+	linger = 15 * time.Second
+	// attachWait bounds the wait for Attached on a resumed attachment, and for Attach on a fresh one.
+	attachWait = 20 * time.Second
+)
