@@ -1,0 +1,224 @@
+package wire
+
+import (
+	"net/netip"
+	"time"
+)
+
+// Version is the protocol version a hub says in its Challenge.
+const Version = 1
+
+// Label is one label of a device, or one piece of evidence about its hardware.
+type Label struct{ Key, Value string }
+
+// Challenge is the hub's first message.
+type Challenge struct {
+	Version        uint16
+	HubUUID        UUID
+	HubName        string
+	Cluster        string
+	HubIncarnation Incarnation
+	Nonce          [32]byte // signed in Register
+}
+
+// Join asks for an identity, edge to hub, on a join-only tunnel: the client certificate is self-signed by the new
+// device key. The edge has checked the hub by the token's pin before.
+type Join struct {
+	Secret       []byte // of the join token
+	Name         string // wished device name; empty leaves it to auth
+	Hostname     string
+	Labels       []Label
+	Evidence     []Label // serial numbers, MACs: hints, never identity
+	Arch, OS     string
+	AgentVersion string
+}
+
+// Joined answers Join with an identity.
+type Joined struct {
+	UUID    UUID
+	Name    string
+	Cluster string
+	Chain   [][]byte // X.509, DER, leaf first
+	SSHCert []byte   // SSH host certificate, wire form
+	Trust   []byte   // signed trust bundle
+	Hubs    []string // "host:port"
+	Counter uint64   // generation of the certificate
+}
+
+// Refused answers Join, Register or Renew; the hub closes the tunnel after it, with the same code, except after a
+// refused Renew on a registered tunnel.
+type Refused struct {
+	Code       CloseCode
+	Message    string
+	RetryAfter time.Duration
+}
+
+// Register claims a slot, edge to hub.
+type Register struct {
+	UUID        UUID
+	Hub         UUID // the hub it is meant for
+	Incarnation Incarnation
+	Slot        uint8 // 0 or 1
+	Counter     uint64
+	Signature   []byte   // Ed25519 by the device key over RegisterTBS
+	TimeNonce   [32]byte // auth signs it with the time, when it can be reached
+	Info        Info
+}
+
+// Info describes the device; also sent alone when something in it changed. A changed Info replaces the whole.
+type Info struct {
+	Name         string
+	Hostname     string
+	AgentVersion string
+	Arch, OS     string
+	Labels       []Label
+	Addresses    []string
+	UID          uint32 // the agent's own user id
+	Logins       []string
+	Restart      bool // the first registration of this incarnation
+}
+
+// Ack answers Register: from here the edge is registered.
+type Ack struct {
+	HubIncarnation Incarnation
+	Heartbeat      time.Duration // wished interval
+	RetryWindow    time.Duration // W of the first retry, rand(0, W)
+	MaxStreams     uint16
+	Observed       netip.AddrPort // the edge's address as the hub sees it
+	LockRevision   uint64         // nothing is served before the edge holds it
+	PolicyRevision uint64
+	Time           []byte // signed beacon
+	Hubs           []string
+}
+
+// Policy carries the device's compiled policy, signed by auth; hub to edge.
+type Policy struct{ Blob []byte }
+
+// Locks carries the locks in force, signed by auth; hub to edge.
+type Locks struct {
+	Revision uint64
+	Blob     []byte
+}
+
+// Trust carries the signed trust bundle; hub to edge.
+type Trust struct{ Blob []byte }
+
+// Time carries a signed time; hub to edge.
+type Time struct{ Blob []byte }
+
+// PolicyHeld tells the hub which revisions the edge now enforces.
+type PolicyHeld struct{ Policy, Locks uint64 }
+
+// Renew asks for new certificates for the key of the TLS peer; edge to hub.
+type Renew struct{ Counter uint64 }
+
+// Renewed answers Renew. The edge stores it before it acts on it.
+type Renewed struct {
+	Chain   [][]byte
+	SSHCert []byte
+	Trust   []byte
+	Counter uint64
+}
+
+// PlaceKind is what a place is for.
+type PlaceKind uint8
+
+// Kinds of places.
+const (
+	PlaceConnection PlaceKind = 1
+	PlaceSession    PlaceKind = 2
+	PlaceForwards   PlaceKind = 3
+)
+
+// PlaceRequest asks for a place for a person who came end to end; edge to hub.
+type PlaceRequest struct {
+	ID           uint32 // chosen by the edge, echoed
+	Kind         PlaceKind
+	ConnectionID [16]byte
+	SessionID    [16]byte
+	UserCert     []byte // the certificate that signed, SSH wire form
+	Login        string
+	ClientAddr   netip.AddrPort
+	Channel      string // channel kind of auth/policy
+	Command      string // cut at 4096 bytes
+}
+
+// PlaceReply answers PlaceRequest with a grant or a refusal.
+type PlaceReply struct {
+	ID      uint32
+	Grant   []byte
+	Refusal string
+}
+
+// Release gives a place back; edge to hub.
+type Release struct {
+	SessionID  [16]byte
+	ExitStatus int32
+	Reason     string
+}
+
+// UploadWanted asks the hub to open an Upload stream for a recording; edge to hub.
+type UploadWanted struct{ RecordingID [16]byte }
+
+// GoAway asks the edge to register elsewhere and tells when the hub closes.
+type GoAway struct {
+	Code       CloseCode
+	Reason     string
+	RetryAfter time.Duration
+	Deadline   time.Duration // from receipt
+}
+
+// HubList carries the signed list of hubs; hub to edge.
+type HubList struct{ Blob []byte }
+
+// Kill ends a session and every process of it; hub to edge. The reason is shown to the person.
+type Kill struct {
+	SessionID [16]byte
+	Reason    string
+}
+
+// Type implements Message.
+func (Challenge) Type() Type    { return TypeChallenge }
+func (Join) Type() Type         { return TypeJoin }
+func (Joined) Type() Type       { return TypeJoined }
+func (Refused) Type() Type      { return TypeRefused }
+func (Register) Type() Type     { return TypeRegister }
+func (Info) Type() Type         { return TypeInfo }
+func (Ack) Type() Type          { return TypeAck }
+func (Policy) Type() Type       { return TypePolicy }
+func (Locks) Type() Type        { return TypeLocks }
+func (Trust) Type() Type        { return TypeTrust }
+func (Time) Type() Type         { return TypeTime }
+func (PolicyHeld) Type() Type   { return TypePolicyHeld }
+func (Renew) Type() Type        { return TypeRenew }
+func (Renewed) Type() Type      { return TypeRenewed }
+func (PlaceRequest) Type() Type { return TypePlaceRequest }
+func (PlaceReply) Type() Type   { return TypePlaceReply }
+func (Release) Type() Type      { return TypeRelease }
+func (UploadWanted) Type() Type { return TypeUploadWanted }
+func (GoAway) Type() Type       { return TypeGoAway }
+func (HubList) Type() Type      { return TypeHubList }
+func (Kill) Type() Type         { return TypeKill }
+
+// Append implements Message.
+func (m Challenge) Append(b []byte) []byte    { return appendMessage(b, m.Type(), m.fields) }
+func (m Join) Append(b []byte) []byte         { return appendMessage(b, m.Type(), m.fields) }
+func (m Joined) Append(b []byte) []byte       { return appendMessage(b, m.Type(), m.fields) }
+func (m Refused) Append(b []byte) []byte      { return appendMessage(b, m.Type(), m.fields) }
+func (m Register) Append(b []byte) []byte     { return appendMessage(b, m.Type(), m.fields) }
+func (m Info) Append(b []byte) []byte         { return appendMessage(b, m.Type(), m.fields) }
+func (m Ack) Append(b []byte) []byte          { return appendMessage(b, m.Type(), m.fields) }
+func (m Policy) Append(b []byte) []byte       { return appendMessage(b, m.Type(), m.fields) }
+func (m Locks) Append(b []byte) []byte        { return appendMessage(b, m.Type(), m.fields) }
+func (m Trust) Append(b []byte) []byte        { return appendMessage(b, m.Type(), m.fields) }
+func (m Time) Append(b []byte) []byte         { return appendMessage(b, m.Type(), m.fields) }
+func (m PolicyHeld) Append(b []byte) []byte   { return appendMessage(b, m.Type(), m.fields) }
+func (m Renew) Append(b []byte) []byte        { return appendMessage(b, m.Type(), m.fields) }
+func (m Renewed) Append(b []byte) []byte      { return appendMessage(b, m.Type(), m.fields) }
+func (m PlaceRequest) Append(b []byte) []byte { return appendMessage(b, m.Type(), m.fields) }
+func (m PlaceReply) Append(b []byte) []byte   { return appendMessage(b, m.Type(), m.fields) }
+func (m Release) Append(b []byte) []byte      { return appendMessage(b, m.Type(), m.fields) }
+func (m UploadWanted) Append(b []byte) []byte { return appendMessage(b, m.Type(), m.fields) }
+func (m GoAway) Append(b []byte) []byte       { return appendMessage(b, m.Type(), m.fields) }
+func (m HubList) Append(b []byte) []byte      { return appendMessage(b, m.Type(), m.fields) }
+func (m Kill) Append(b []byte) []byte         { return appendMessage(b, m.Type(), m.fields) }
