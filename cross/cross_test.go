@@ -1,0 +1,120 @@
+package cross
+
+import (
+	"crypto/sha256"
+	"debug/elf"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+)
+
+// built compiles each target at most once for all the tests of the package.
+var built = struct {
+	sync.Mutex
+	dir  string
+	path map[string]string
+}{path: map[string]string{}}
+
+func TestMain(m *testing.M) {
+	dir, err := os.MkdirTemp("", "hawser-cross-test-")
+	if err != nil {
+		panic(err)
+	}
+	built.dir = dir
+	code := m.Run()
+	os.RemoveAll(dir)
+	os.Exit(code)
+}
+
+func agent(t *testing.T, target Target) string {
+	t.Helper()
+	built.Lock()
+	defer built.Unlock()
+	if p, ok := built.path[target.Name]; ok {
+		return p
+	}
+	p := filepath.Join(built.dir, "hawser-edge-"+target.Name)
+	if err := target.Build(t.Context(), p); err != nil {
+		t.Fatal(err)
+	}
+	built.path[target.Name] = p
+	return p
+}
+
+func TestEveryTargetFitsItsBudget(t *testing.T) {
+	for _, target := range Targets {
+		t.Run(target.Name, func(t *testing.T) {
+			fi, err := os.Stat(agent(t, target))
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Logf("%d bytes of %d", fi.Size(), target.Budget)
+			if target.Budget > 0 && fi.Size() > target.Budget {
+				t.Errorf("%d bytes, over the budget of %d: find what it links that it need not, or raise the budget and say why", fi.Size(), target.Budget)
+			}
+		})
+	}
+}
+
+// A budget only means something if the agent is one static file.
+func TestAgentsAreStatic(t *testing.T) {
+	for _, target := range Targets {
+		f, err := elf.Open(agent(t, target))
+		if err != nil {
+			t.Fatal(err)
+		}
+		libs, err := f.ImportedLibraries()
+		if err == nil && len(libs) > 0 {
+			t.Errorf("%s: links %v", target.Name, libs)
+		}
+		for _, p := range f.Progs {
+			if p.Type == elf.PT_INTERP {
+				t.Errorf("%s: asks for a dynamic loader", target.Name)
+			}
+		}
+		f.Close()
+	}
+}
+
+// Go reserves 32 MiB of bss for FIPS mode; under a small RLIMIT_DATA that
+// alone kills the agent at exec.
+func TestAgentsReserveNoFIPSScratchMemory(t *testing.T) {
+	for _, target := range Targets {
+		f, err := elf.Open(agent(t, target))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var bss uint64
+		for _, s := range f.Sections {
+			if s.Type == elf.SHT_NOBITS {
+				bss += s.Size
+			}
+		}
+		f.Close()
+		if bss > 1<<20 {
+			t.Errorf("%s: %d bytes of bss, want less than 1 MiB", target.Name, bss)
+		}
+	}
+}
+
+func TestBuildsAreReproducible(t *testing.T) {
+	for _, name := range []string{"mipsle", "arm64"} {
+		target, ok := Find(name)
+		if !ok {
+			t.Fatalf("no target %s", name)
+		}
+		again := filepath.Join(t.TempDir(), "again")
+		if err := target.Build(t.Context(), again); err != nil {
+			t.Fatal(err)
+		}
+		a, errA := os.ReadFile(agent(t, target))
+		b, errB := os.ReadFile(again)
+		if errA != nil || errB != nil {
+			t.Fatal(errA, errB)
+		}
+		if sha256.Sum256(a) != sha256.Sum256(b) {
+			t.Errorf("%s: two builds of one tree differ", name)
+		}
+	}
+}

@@ -1,0 +1,96 @@
+package harness
+
+import (
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"time"
+)
+
+// SSHD is a plain OpenSSH server beside the cluster: what a session must look
+// like.
+type SSHD struct {
+	Config string // an ssh_config whose alias `plain` reaches it
+	Port   int
+}
+
+// StartSSHD runs sshd on a free port of the loopback, with public keys only.
+func StartSSHD(t testing.TB) *SSHD {
+	t.Helper()
+	sshd, err := exec.LookPath("sshd")
+	if err != nil {
+		sshd = "/usr/sbin/sshd"
+	}
+	os.MkdirAll("/run/sshd", 0o755)
+	dir := t.TempDir()
+	keygen := func(name string) string {
+		path := filepath.Join(dir, name)
+		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path).CombinedOutput(); err != nil {
+			t.Fatalf("ssh-keygen: %v\n%s", err, out)
+		}
+		return path
+	}
+	host, user := keygen("host"), keygen("user")
+	pub, err := os.ReadFile(user + ".pub")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	keys := write("authorized_keys", string(pub))
+	port := FreePort(t)
+	conf := write("sshd_config", fmt.Sprintf(`Port %d
+ListenAddress 127.0.0.1
+HostKey %s
+AuthorizedKeysFile %s
+StrictModes no
+UsePAM no
+PasswordAuthentication no
+PermitRootLogin yes
+AcceptEnv LANG LC_* COLORTERM
+AllowStreamLocalForwarding yes
+MaxSessions 20
+MaxStartups 100
+Subsystem sftp internal-sftp
+PidFile none
+`, port, host, keys))
+	Start(t, nil, sshd, "-D", "-e", "-f", conf)
+	Eventually(t, 10*time.Second, "sshd listens", func() bool {
+		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+	client := write("ssh_config", fmt.Sprintf(`Host plain
+  HostName 127.0.0.1
+  Port %d
+  User root
+Host *
+  IdentityFile %s
+  IdentitiesOnly yes
+  UserKnownHostsFile /dev/null
+  StrictHostKeyChecking no
+  LogLevel ERROR
+`, port, user))
+	return &SSHD{Config: client, Port: port}
+}
+
+// FreePort returns a TCP port that was free a moment ago.
+func FreePort(t testing.TB) int {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().(*net.TCPAddr).Port
+}

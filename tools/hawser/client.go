@@ -1,0 +1,50 @@
+package main
+
+import (
+	"crypto/tls"
+	"fmt"
+
+	"hawser/auth/api/apiclient"
+	"hawser/auth/api/apiconnect"
+	"hawser/tools/hawser/profile"
+)
+
+// client is a connection to auth as the profile's person.
+type client struct {
+	apiconnect.AdminServiceClient
+	profile *profile.Profile
+	conn    *apiclient.Client
+}
+
+// dial opens the profile; the connection is made at the first call.
+func dial() (*client, error) {
+	dir, err := profile.DefaultDir()
+	if err != nil {
+		return nil, err
+	}
+	p, err := profile.Open(dir)
+	if err != nil {
+		return nil, fmt.Errorf("%w: point HAWSER_HOME at one (hawser up writes DIR/home)", err)
+	}
+	cert, err := p.TLSCertificate()
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	s := p.Settings
+	conn, err := apiclient.Dial(apiclient.Options{
+		Addr:        s.APIAddr,
+		Verify:      apiclient.ByPin(s.Cluster, s.CAPin, nil),
+		Certificate: func() *tls.Certificate { return &cert },
+	})
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	return &client{conn.Admin, p, conn}, nil
+}
+
+func (c *client) close() {
+	c.conn.Close()
+	c.profile.Close()
+}

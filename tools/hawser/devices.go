@@ -1,0 +1,232 @@
+package main
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"connectrpc.com/connect"
+	"github.com/spf13/cobra"
+
+	"hawser/auth/api"
+	"hawser/tunnel/wire"
+)
+
+// deviceView is how a device is printed as data.
+type deviceView struct {
+	Name         string            `json:"name" yaml:"name"`
+	UUID         string            `json:"uuid" yaml:"uuid"`
+	Online       bool              `json:"online" yaml:"online"`
+	Labels       map[string]string `json:"labels" yaml:"labels"`
+	Hub          string            `json:"hub,omitempty" yaml:"hub,omitempty"`
+	Carrier      string            `json:"carrier,omitempty" yaml:"carrier,omitempty"`
+	Address      string            `json:"address,omitempty" yaml:"address,omitempty"`
+	Addresses    []string          `json:"addresses,omitempty" yaml:"addresses,omitempty"`
+	Hostname     string            `json:"hostname,omitempty" yaml:"hostname,omitempty"`
+	AgentVersion string            `json:"agent_version,omitempty" yaml:"agent_version,omitempty"`
+	OS           string            `json:"os,omitempty" yaml:"os,omitempty"`
+	Arch         string            `json:"arch,omitempty" yaml:"arch,omitempty"`
+	LastSeen     string            `json:"last_seen,omitempty" yaml:"last_seen,omitempty"`
+	Joined       string            `json:"joined,omitempty" yaml:"joined,omitempty"`
+	CertNotAfter string            `json:"certificate_not_after,omitempty" yaml:"certificate_not_after,omitempty"`
+	Logins       []string          `json:"logins,omitempty" yaml:"logins,omitempty"`
+	Sessions     uint32            `json:"sessions" yaml:"sessions"`
+}
+
+func viewDevice(d *api.Device) deviceView {
+	v := deviceView{
+		Name: d.Name, UUID: d.Uuid, Online: d.Online, Labels: map[string]string{},
+		Hub: d.Hub, Carrier: d.Carrier, Address: d.Observed, Addresses: d.Addresses, Hostname: d.Hostname,
+		AgentVersion: d.AgentVersion, OS: d.Os, Arch: d.Arch,
+		LastSeen: stamp(d.LastSeenUnix), Joined: stamp(d.JoinedUnix), CertNotAfter: stamp(d.CertificateNotAfterUnix),
+		Logins: d.Logins, Sessions: d.Sessions,
+	}
+	for _, l := range d.Labels {
+		v.Labels[l.Key] = l.Value
+	}
+	return v
+}
+
+// stamp is RFC 3339 in UTC, for data; empty when not known.
+func stamp(unix int64) string {
+	if unix == 0 {
+		return ""
+	}
+	return time.Unix(unix, 0).UTC().Format(time.RFC3339)
+}
+
+func labels(list []*api.Label) string {
+	var parts []string
+	for _, l := range list {
+		parts = append(parts, l.Key+"="+l.Value)
+	}
+	return strings.Join(parts, ",")
+}
+
+func newList() *cobra.Command {
+	var format string
+	var selectors []string
+	c := &cobra.Command{
+		Use:   "ls",
+		Short: "The devices you may reach",
+		Args:  cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error {
+			if err := checkFormat(format); err != nil {
+				return err
+			}
+			admin, err := dial()
+			if err != nil {
+				return err
+			}
+			defer admin.close()
+			res, err := admin.ListDevices(c.Context(), connect.NewRequest(&api.ListDevicesRequest{Selectors: splitSelectors(selectors)}))
+			if err != nil {
+				return err
+			}
+			return printDevices(c, format, res.Msg.Devices)
+		},
+	}
+	c.Flags().StringVarP(&format, "output", "o", formatTable, "table, wide, json, yaml or name")
+	c.Flags().StringArrayVarP(&selectors, "label", "l", nil, "only devices with these labels: site=ber,role!=spare")
+	return c
+}
+
+func splitSelectors(in []string) []string {
+	var out []string
+	for _, s := range in {
+		for part := range strings.SplitSeq(s, ",") {
+			if part != "" {
+				out = append(out, part)
+			}
+		}
+	}
+	return out
+}
+
+func printDevices(c *cobra.Command, format string, devices []*api.Device) error {
+	out := c.OutOrStdout()
+	switch format {
+	case formatName:
+		for _, d := range devices {
+			fmt.Fprintln(out, wire.Quote(d.Name, maxCell))
+		}
+		return nil
+	case formatJSON, formatYAML:
+		views := make([]deviceView, 0, len(devices))
+		for _, d := range devices {
+			views = append(views, viewDevice(d))
+		}
+		return data(out, format, views)
+	}
+	head := []string{"NAME", "STATE", "SEEN", "LABELS"}
+	if format == formatWide {
+		head = append(head, "HUB", "CARRIER", "ADDRESS", "MACHINE", "AGENT", "SESSIONS", "UUID")
+	}
+	now := time.Now()
+	var rows [][]string
+	for _, d := range devices {
+		state, seen := "offline", ago(now, d.LastSeenUnix)
+		if d.Online {
+			state, seen = "online", "now"
+		}
+		row := []string{d.Name, state, seen, labels(d.Labels)}
+		if format == formatWide {
+			row = append(row, d.Hub, d.Carrier, d.Observed, d.Os+"/"+d.Arch, d.AgentVersion, fmt.Sprint(d.Sessions), d.Uuid)
+		}
+		rows = append(rows, row)
+	}
+	return table(out, head, rows)
+}
+
+func newShow() *cobra.Command {
+	var format string
+	c := &cobra.Command{
+		Use:               "show DEVICE",
+		Short:             "All that is known of one device",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeDevices,
+		RunE: func(c *cobra.Command, args []string) error {
+			if err := checkFormat(format); err != nil {
+				return err
+			}
+			admin, err := dial()
+			if err != nil {
+				return err
+			}
+			defer admin.close()
+			res, err := admin.GetDevice(c.Context(), connect.NewRequest(&api.GetDeviceRequest{Device: args[0]}))
+			if err != nil {
+				return err
+			}
+			v := viewDevice(res.Msg)
+			if format == formatJSON || format == formatYAML {
+				return data(c.OutOrStdout(), format, v)
+			}
+			state := "offline, last seen " + ago(time.Now(), res.Msg.LastSeenUnix)
+			if v.Online {
+				state = "online"
+			}
+			for _, row := range [][2]string{
+				{"name", v.Name}, {"uuid", v.UUID}, {"state", state}, {"labels", labels(res.Msg.Labels)},
+				{"hub", v.Hub}, {"carrier", v.Carrier}, {"address", v.Address}, {"own addresses", strings.Join(v.Addresses, " ")},
+				{"hostname", v.Hostname}, {"machine", v.OS + "/" + v.Arch}, {"agent", v.AgentVersion},
+				{"joined", when(res.Msg.JoinedUnix)}, {"certificate until", when(res.Msg.CertificateNotAfterUnix)},
+				{"your logins", strings.Join(v.Logins, " ")}, {"sessions", fmt.Sprint(v.Sessions)},
+			} {
+				fmt.Fprintf(c.OutOrStdout(), "%-18s %s\n", row[0], dash(wire.Quote(row[1], 1000)))
+			}
+			return nil
+		},
+	}
+	c.Flags().StringVarP(&format, "output", "o", formatTable, "table, json or yaml")
+	return c
+}
+
+func newDevice() *cobra.Command {
+	return group("device", "Devices of the cluster", &cobra.Command{
+		Use:               "rm DEVICE",
+		Short:             "Take a device out of the cluster: its certificate is void at once",
+		Args:              cobra.ExactArgs(1),
+		ValidArgsFunction: completeDevices,
+		RunE: func(c *cobra.Command, args []string) error {
+			admin, err := dial()
+			if err != nil {
+				return err
+			}
+			defer admin.close()
+			_, err = admin.RemoveDevice(c.Context(), connect.NewRequest(&api.RemoveDeviceRequest{Device: args[0]}))
+			return err
+		},
+	})
+}
+
+// group is a command that only holds others.
+func group(use, short string, subs ...*cobra.Command) *cobra.Command {
+	c := &cobra.Command{
+		Use: use, Short: short, Args: cobra.NoArgs,
+		RunE: func(c *cobra.Command, _ []string) error { return c.Help() },
+	}
+	c.AddCommand(subs...)
+	return c
+}
+
+// completeDevices offers the names of the devices one may reach.
+func completeDevices(c *cobra.Command, args []string, _ string) ([]string, cobra.ShellCompDirective) {
+	if len(args) > 0 {
+		return nil, cobra.ShellCompDirectiveNoFileComp
+	}
+	admin, err := dial()
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	defer admin.close()
+	res, err := admin.ListDevices(c.Context(), connect.NewRequest(&api.ListDevicesRequest{}))
+	if err != nil {
+		return nil, cobra.ShellCompDirectiveError
+	}
+	var names []string
+	for _, d := range res.Msg.Devices {
+		names = append(names, d.Name)
+	}
+	return names, cobra.ShellCompDirectiveNoFileComp
+}

@@ -1,0 +1,31 @@
+// Command hawser is the command line of people and operators, and, as
+// `hawser up`, a whole cluster in one process.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+
+	edge "hawser/edge/command"
+)
+
+func main() {
+	// `hawser up` starts its local agents from its own binary when no
+	// hawser-edge lies beside it.
+	if filepath.Base(os.Args[0]) == edgeProgram {
+		os.Exit(edge.Main(os.Args[1:], os.Stdout, os.Stderr))
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
+	err := newRoot().ExecuteContext(ctx)
+	stop()
+	if err != nil {
+		if text := err.Error(); text != "" {
+			fmt.Fprintln(os.Stderr, "hawser:", text)
+		}
+		os.Exit(exitCode(err))
+	}
+}
