@@ -32,3 +32,15 @@ const (
 	// attachWait bounds the wait for Attached on a resumed attachment, and for Attach on a fresh one.
 	attachWait = 20 * time.Second
 )
+
+const (
+	// resetWait is how long a stream that is over holds its attachment for the last frame to leave.
+	resetWait = 2 * time.Second
+	// readBuffer is that of an attachment's reader: headers and keystrokes; longer frames are read past it.
+	readBuffer = 4 << 10
+	// coalesce is the length up to which received frames share memory, so that a peer's one-byte frames cost no more than bytes.
+	coalesce = 512
+	// sendBuffer is where small frames are put together for one write; idleBuffer is what of it an idle stream may keep.
+	sendBuffer = 16 << 10
+	idleBuffer = 1 << 10
+)
