@@ -1,0 +1,139 @@
+// Package apiclient connects to the auth service: start from Dial with ByTrust (a
+// member of the cluster) or ByPin (a joiner). The service is authenticated before
+// a byte of a request leaves, whatever name or address it was reached by.
+package apiclient
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"hawser/auth/api/apiconnect"
+	"hawser/auth/ca"
+)
+
+const (
+	dialTimeout = 10 * time.Second
+	// pingAfter finds a dead connection under a quiet Watch, which hears a beacon each minute.
+	pingAfter   = 15 * time.Second
+	pingTimeout = 10 * time.Second
+	// idleClose lets a command's or a quiet hub's connection go.
+	idleClose = 5 * time.Minute
+)
+
+// Verify judges the chain a server presented.
+type Verify func(chain []*x509.Certificate) error
+
+// ByPin accepts the auth service of cluster under the tunnel CA that matches pin.
+// now may be nil for time.Now.
+func ByPin(cluster, pin string, now func() time.Time) Verify {
+	return func(chain []*x509.Certificate) error {
+		trust, err := ca.PinnedTrust(chain, cluster, pin)
+		if err != nil {
+			return err
+		}
+		return verify(chain, trust, now)
+	}
+}
+
+// ByTrust accepts the auth service of the cluster whose trust is returned. trust
+// is called at each handshake, so that a rotation is followed.
+func ByTrust(trust func() *ca.Trust, now func() time.Time) Verify {
+	return func(chain []*x509.Certificate) error {
+		t := trust()
+		if t == nil {
+			return errors.New("no trust bundle yet")
+		}
+		return verify(chain, t, now)
+	}
+}
+
+func verify(chain []*x509.Certificate, trust *ca.Trust, now func() time.Time) error {
+	if now == nil {
+		now = time.Now
+	}
+	id, err := ca.VerifyPeer(chain, trust, now())
+	if err != nil {
+		return err
+	}
+	return id.Require(ca.RoleAuth)
+}
+
+// Options of Dial.
+type Options struct {
+	// Addr is the auth service's host:port.
+	Addr string
+	// Verify is required.
+	Verify Verify
+	// Certificate returns what to present: a member's, or a joiner's self-signed
+	// one. It is asked at each handshake, so that a renewed one is used. Nil or a
+	// nil result presents none.
+	Certificate func() *tls.Certificate
+	// DialContext replaces the net.Dialer (nil).
+	DialContext func(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// Client has one connection to the auth service, dialled when needed and again
+// after it was lost. Safe for concurrent use.
+type Client struct {
+	Join  apiconnect.JoinServiceClient
+	Hub   apiconnect.HubServiceClient
+	Admin apiconnect.AdminServiceClient
+
+	transport *http.Transport
+}
+
+// Dial makes a Client; it connects at the first call.
+func Dial(o Options) (*Client, error) {
+	if o.Verify == nil {
+		return nil, errors.New("apiclient: no Verify")
+	}
+	if _, _, err := net.SplitHostPort(o.Addr); err != nil {
+		return nil, fmt.Errorf("auth address %q: %w", o.Addr, err)
+	}
+	tc := &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		// Names prove nothing here: the chain is judged under the cluster's own CA.
+		InsecureSkipVerify: true,
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			return o.Verify(cs.PeerCertificates)
+		},
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) {
+			if o.Certificate != nil {
+				if c := o.Certificate(); c != nil {
+					return c, nil
+				}
+			}
+			return new(tls.Certificate), nil
+		},
+	}
+	dial := o.DialContext
+	if dial == nil {
+		dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
+	}
+	transport := &http.Transport{
+		DialContext:         dial,
+		TLSClientConfig:     tc,
+		TLSHandshakeTimeout: dialTimeout,
+		ForceAttemptHTTP2:   true,
+		IdleConnTimeout:     idleClose,
+		HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+	}
+	hc := &http.Client{Transport: transport}
+	base := "https://" + o.Addr
+	return &Client{
+		Join:      apiconnect.NewJoinServiceClient(hc, base),
+		Hub:       apiconnect.NewHubServiceClient(hc, base),
+		Admin:     apiconnect.NewAdminServiceClient(hc, base),
+		transport: transport,
+	}, nil
+}
+
+// Close lets idle connections go; one with a call in progress closes after it.
+// After new credentials Close makes the next call present them.
+func (c *Client) Close() { c.transport.CloseIdleConnections() }

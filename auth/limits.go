@@ -1,0 +1,45 @@
+package auth
+
+import "time"
+
+// What we chose.
+const (
+	// rejoinWindow is how long after its expiry a known key's certificate still renews itself (DESIGN.md section 4).
+	rejoinWindow = 365 * 24 * time.Hour
+	maxTTL       = 10 * 365 * 24 * time.Hour // below the life of the CA
+
+	defaultTokenTTL = time.Hour
+	maxTokenTTL     = 365 * 24 * time.Hour
+	maxTokenUses    = 1 << 20
+	secretBytes     = 20 // 160 random bits
+
+	maxLabels    = 64  // per device or token
+	maxLabel     = 128 // bytes of a key or value
+	maxAddress   = 300 // bytes of host:port: a DNS name, brackets, a port
+	maxAddresses = 16
+	maxRoles     = 64  // per user
+	maxKeys      = 32  // registered keys per user
+	maxText      = 256 // bytes of what a peer says about itself: hostname, version, carrier
+
+	maxYAML      = 1 << 20 // one Apply
+	maxResources = 1000    // in one Apply
+	maxRequest   = 4 << 20 // one request message; the largest are recording batches and full device reports
+	maxBatch     = 64      // chunks in one AppendRecording
+	maxChunk     = 128 << 10
+	maxReport    = 4096    // devices in one ReportDevices
+	maxSessions  = 1 << 16 // live sessions and connections of one hub in the registry; beyond, Admit refuses
+	maxDevicesOp = 500     // entries of one part of a full Watch
+
+	guessBurst = 10          // wrong secrets a source may try at once
+	guessEvery = time.Minute // and one more per
+	maxSources = 1 << 16     // sources remembered; the oldest is forgotten
+
+	admitRate  = 2000 // Admits per second and hub, sustained
+	admitBurst = 4000
+
+	beaconEvery = time.Minute
+	ringSize    = 4096 // changes kept for watchers that come back; one further behind gets everything anew
+
+	claimGrace   = time.Minute     // a session younger than this is kept though its hub's Watch does not name it
+	shutdownTime = 3 * time.Second // for calls in progress when Run ends
+)
