@@ -16,11 +16,12 @@ const (
 	// queuedChunks is how many full chunks may wait for the sink before the methods block: 512 KiB, the time
 	// of one slow disk sync at 10 MB/s of output.
 	queuedChunks = 8
-	// maxText bounds each text of header, start and marker records; longer ones are cut, so that a
-	// record of text always fits a chunk.
-	maxText = 4 << 10
-	// maxEnv bounds the environment kept in a start record.
-	maxEnv = 64
+	// maxText bounds each short text, maxCommand a command and maxEnv, maxEnvBytes the environment, so that
+	// header and start records always fit a chunk: 10 texts and a command make 52 KiB.
+	maxText     = 2 << 10
+	maxCommand  = 32 << 10
+	maxEnv      = 64
+	maxEnvBytes = 16 << 10
 	// recordOverhead is the most a record adds to its data: type, delta, participant and length.
 	recordOverhead = 1 + 10 + 5 + 5
 )
