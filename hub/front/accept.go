@@ -1,0 +1,67 @@
+package front
+
+import (
+	"context"
+	"errors"
+
+	"golang.org/x/crypto/ssh"
+
+	"hawser/tunnel/wire"
+)
+
+// What the edge asks on a Session or Listen stream when somebody connected on the device, and the channel types it may ask for.
+const (
+	acceptRequest            = "hawser-accept@hawser"
+	boundRequest             = "hawser-bound@hawser"
+	agentChannel             = "auth-agent@openssh.com"
+	forwardedTCPIP           = "forwarded-tcpip"
+	forwardedStreamlocalType = "forwarded-streamlocal@openssh.com"
+)
+
+// maxAcceptPayload bounds acceptRequest's payload: two host names or paths and a kind.
+const maxAcceptPayload = 2048
+
+// acceptPayload is acceptRequest's payload, in SSH's encoding. Host is the path for sockets.
+type acceptPayload struct {
+	Ticket     uint64
+	Kind       string
+	OriginHost string
+	OriginPort uint32
+	Host       string
+	Port       uint32
+}
+
+var errAccept = errors.New("malformed " + acceptRequest)
+
+func parseAccept(b []byte) (p acceptPayload, err error) {
+	if len(b) > maxAcceptPayload {
+		return p, errAccept
+	}
+	if err := ssh.Unmarshal(b, &p); err != nil {
+		return p, errAccept
+	}
+	return p, nil
+}
+
+// acceptBack opens a channel to the person for a connection that the device holds under ticket, and splices the two. The device gives up
+// the connection when no stream comes for it.
+func (c *conn) acceptBack(ctx context.Context, device wire.UUID, parent wire.StreamID, ticket uint64, channelType string, extra []byte) {
+	if c.channels.Add(1) > maxChannels {
+		c.channels.Add(-1)
+		return
+	}
+	defer c.channels.Add(-1)
+	ch, reqs, err := c.ssh.OpenChannel(channelType, extra)
+	if err != nil {
+		return
+	}
+	a := wire.Attach{Kind: wire.KindAccepted, ID: wire.NewStreamID()}
+	a.Open = wire.OpenRequest{Parent: parent, Ticket: ticket, ClientAddr: c.client, ServerAddr: c.server}.Append(nil)
+	stream, err := c.openStream(ctx, device, &a)
+	if err != nil {
+		go ssh.DiscardRequests(reqs) // ends with the channel
+		_ = ch.Close()
+		return
+	}
+	c.splice(ctx, ch, reqs, stream)
+}

@@ -1,0 +1,111 @@
+package front
+
+import (
+	"context"
+	"errors"
+	"net"
+	"net/netip"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"hawser/recorder"
+	"hawser/tunnel"
+	"hawser/tunnel/wire"
+)
+
+// Errors of a Backend.
+var (
+	// ErrOffline: the device may be reached by this person, but has no tunnel.
+	ErrOffline = errors.New("device is not connected")
+	// ErrUnavailable: the auth service could not be asked.
+	ErrUnavailable = errors.New("auth service cannot be reached")
+)
+
+// Refusal is an answer, in words for the person.
+type Refusal struct{ Message string }
+
+func (r *Refusal) Error() string { return r.Message }
+
+// Identity is who signed. Exactly one of Key and Certificate is set, in SSH wire form.
+type Identity struct {
+	User        string
+	Roles       []string
+	Key         []byte
+	Certificate []byte
+}
+
+// Kind is what a place is for.
+type Kind uint8
+
+// Kinds of places.
+const (
+	Connection Kind = iota + 1
+	Session
+	Forwards
+)
+
+// Claim asks for a place.
+type Claim struct {
+	Kind         Kind
+	Identity     Identity
+	ConnectionID [16]byte
+	SessionID    [16]byte // of a Session
+	Device       string   // name; empty for a connection to the hub itself
+	Login        string   // empty: auth decides
+	ClientAddr   netip.AddrPort
+	UserAgent    string
+}
+
+// Place is what Admit grants.
+type Place struct {
+	Grant      []byte
+	SessionID  [16]byte
+	Device     wire.UUID
+	DeviceName string
+	Login      string
+	Channels   []string // channel kinds of auth/policy
+	Recorded   bool
+	NotAfter   time.Time // of the opening
+}
+
+// Permits tells whether the place allows a channel of the kind.
+func (p *Place) Permits(channel string) bool {
+	for _, c := range p.Channels {
+		if c == channel {
+			return true
+		}
+	}
+	return false
+}
+
+// Listed is a line of `ls`.
+type Listed struct {
+	Name   string
+	Online bool
+	Labels []string // key=value, sorted
+}
+
+// Backend is the rest of the hub. Its methods are safe for concurrent use.
+type Backend interface {
+	// Identify tells whose key it is; a certificate is checked in full, the source address included. The error is for the log.
+	Identify(key ssh.PublicKey, remote net.Addr) (Identity, error)
+	// IsDevice tells whether a device of this name exists, to tell a forward's target from a host in a device's network and a person's
+	// own name from a device.
+	IsDevice(name string) bool
+	// List is what the person may reach, sorted.
+	List(id Identity) []Listed
+	// Admit asks for a place. The error is a *Refusal (shown as it is), ErrOffline, ErrUnavailable or another failure.
+	Admit(ctx context.Context, c Claim) (*Place, error)
+	// Reach is for end to end, where the device asks for the place: it says which device is meant, a *Refusal if the person may not reach
+	// it or it does not exist (the two look the same), or ErrOffline.
+	Reach(id Identity, device string) (wire.UUID, error)
+	// Release gives a place back; the id is a session's, or a connection's. It does not wait.
+	Release(id [16]byte, exitStatus int32, reason string)
+	// OpenStream opens a stream on the device's tunnel and fills in a's EntryHub fields. The caller writes a itself.
+	OpenStream(ctx context.Context, device wire.UUID, a *wire.Attach) (tunnel.Stream, error)
+	// Record begins the recording of a session that has a place; h lacks cluster and hub.
+	Record(p *Place, h recorder.Header) *recorder.Writer
+	// KillOnDevice tells the device to end a session and all its processes.
+	KillOnDevice(device wire.UUID, session [16]byte, reason string)
+}

@@ -1,0 +1,243 @@
+package front
+
+import (
+	"context"
+	"encoding/binary"
+	"net"
+	"strconv"
+
+	"golang.org/x/crypto/ssh"
+
+	"hawser/hub/names"
+	"hawser/tunnel/channel"
+	"hawser/tunnel/channel/payload"
+	"hawser/tunnel/wire"
+)
+
+// listener is one -R of a connection: a Listen stream to the device, which accepts there and tells us.
+type listener struct {
+	c      *conn
+	dev    *channel.Conn
+	device wire.UUID
+	id     wire.StreamID
+	// extra makes the payload of the channel to the person from what the device told.
+	extra func(p acceptPayload) []byte
+	kind  string
+	bound chan uint32 // holds the port the device chose
+	ctx   context.Context
+	stop  context.CancelFunc
+}
+
+func tcpKey(host string, port uint32) string {
+	return "tcp " + net.JoinHostPort(host, strconv.FormatUint(uint64(port), 10))
+}
+func unixKey(path string) string { return "unix " + path }
+
+func (c *conn) tcpipForward(r *ssh.Request) {
+	p, err := payload.ParseTCPIPForward(r.Payload)
+	if err != nil || p.Port > 65535 {
+		reply(r, false)
+		return
+	}
+	port := p.Port // as the client will see it; chosen by the device if 0
+	l := c.listen("remote-forward", "tcpip-forward", r.Payload, func(l *listener) {
+		l.kind = forwardedTCPIP
+		l.extra = func(a acceptPayload) []byte {
+			// The client finds its forward by the address it asked for, as it wrote it, and the port it was told.
+			return payload.ForwardedTCPIP{Host: p.Host, Port: port, OriginHost: a.OriginHost, OriginPort: a.OriginPort}.Marshal()
+		}
+	})
+	if l == nil {
+		reply(r, false)
+		return
+	}
+	var answer []byte
+	if p.Port == 0 {
+		expired, stop := afterTimeout(admitTimeout)
+		defer stop()
+		select {
+		case port = <-l.bound:
+		case <-expired:
+		case <-c.ctx.Done():
+		}
+		if port == 0 || port > 65535 {
+			l.close()
+			reply(r, false)
+			return
+		}
+		answer = binary.BigEndian.AppendUint32(nil, port)
+	}
+	if !c.keep(tcpKey(p.Host, port), l) {
+		reply(r, false)
+		return
+	}
+	if r.WantReply {
+		_ = r.Reply(true, answer)
+	}
+	c.goRun(l.serve)
+}
+
+func (c *conn) streamlocalForward(r *ssh.Request) {
+	p, err := payload.ParseStreamlocalForward(r.Payload)
+	if err != nil {
+		reply(r, false)
+		return
+	}
+	l := c.listen("socket-forward", "streamlocal-forward@openssh.com", r.Payload, func(l *listener) {
+		l.kind = forwardedStreamlocalType
+		l.extra = func(acceptPayload) []byte { return payload.ForwardedStreamlocal{Path: p.Path}.Marshal() }
+	})
+	if l == nil || !c.keep(unixKey(p.Path), l) {
+		reply(r, false)
+		return
+	}
+	reply(r, true)
+	c.goRun(l.serve)
+}
+
+func (c *conn) cancelTCPIPForward(r *ssh.Request) {
+	p, err := payload.ParseTCPIPForward(r.Payload)
+	reply(r, err == nil && c.cancelListener(tcpKey(p.Host, p.Port)))
+}
+
+func (c *conn) cancelStreamlocalForward(r *ssh.Request) {
+	p, err := payload.ParseStreamlocalForward(r.Payload)
+	reply(r, err == nil && c.cancelListener(unixKey(p.Path)))
+}
+
+// listen makes the device listen; nil: it does not, and the log says why.
+func (c *conn) listen(kind, request string, body []byte, set func(*listener)) *listener {
+	if c.name.Kind != names.OfDevice {
+		return nil
+	}
+	log := c.s.c.Logger.With("user", c.identity.User, "device", c.name.Device, "channel", kind)
+	place, err := c.forwardsPlace(c.ctx)
+	if err != nil {
+		log.Warn("forward refused", "err", err)
+		return nil
+	}
+	if !place.Permits(kind) {
+		log.Warn("forward refused", "err", "not allowed by the roles")
+		return nil
+	}
+	a := wire.Attach{Kind: wire.KindListen, ID: wire.NewStreamID()}
+	network := wire.NetworkTCP
+	if kind == "socket-forward" {
+		network = wire.NetworkUnix
+	}
+	a.Open = wire.OpenRequest{
+		Grant: place.Grant, ClientAddr: c.client, ServerAddr: c.server, Network: network, Window: channel.DefaultWindow,
+	}.Append(nil)
+	stream, err := c.attach(place.Device, &a)
+	if err != nil {
+		c.forgetForwards(place)
+		log.Warn("forward refused", "err", err)
+		return nil
+	}
+	l := &listener{c: c, dev: channel.New(stream, channel.Options{}), device: place.Device, id: a.ID, bound: make(chan uint32, 1)}
+	l.ctx, l.stop = context.WithCancel(c.ctx)
+	set(l)
+	answer, err := l.dev.StartRequest(request, body)
+	if err != nil {
+		l.close()
+		return nil
+	}
+	expired, stop := afterTimeout(openTimeout)
+	defer stop()
+	for {
+		// What comes before the answer is the bound port; and the answer is what this waits for.
+		select {
+		case ok := <-answer:
+			if ok {
+				return l
+			}
+			log.Warn("forward refused", "err", "the device cannot listen there")
+			l.close()
+			return nil
+		case q, open := <-l.dev.Requests():
+			if !open {
+				l.close()
+				return nil
+			}
+			l.request(q)
+		case <-expired:
+			l.close()
+			return nil
+		}
+	}
+}
+
+// keep enters a listener in the connection's table, or closes it.
+func (c *conn) keep(key string, l *listener) bool {
+	c.mu.Lock()
+	ok := c.listeners != nil && c.listeners[key] == nil && len(c.listeners) < maxListeners
+	if ok {
+		c.listeners[key] = l
+	}
+	c.mu.Unlock()
+	if !ok {
+		l.close()
+	}
+	return ok
+}
+
+func (c *conn) cancelListener(key string) bool {
+	c.mu.Lock()
+	l := c.listeners[key]
+	if l != nil {
+		delete(c.listeners, key)
+	}
+	c.mu.Unlock()
+	if l == nil {
+		return false
+	}
+	l.close()
+	return true
+}
+
+// closeListeners ends all, and lets no new one in.
+func (c *conn) closeListeners() {
+	c.mu.Lock()
+	all := c.listeners
+	c.listeners = nil
+	c.mu.Unlock()
+	for _, l := range all {
+		l.stop()
+	}
+}
+
+// serve takes the device's announcements until the listener ends.
+func (l *listener) serve() {
+	stop := context.AfterFunc(l.ctx, func() { _ = l.dev.Close() })
+	defer stop()
+	for r := range l.dev.Requests() {
+		l.request(r)
+	}
+	l.close()
+}
+
+func (l *listener) request(r *channel.Request) {
+	ok := false
+	switch r.Type {
+	case boundRequest:
+		if len(r.Payload) == 4 {
+			select {
+			case l.bound <- binary.BigEndian.Uint32(r.Payload):
+				ok = true
+			default:
+			}
+		}
+	case acceptRequest:
+		if p, err := parseAccept(r.Payload); err == nil && p.Kind == l.kind && len(p.OriginHost) <= 255 {
+			// Connections already accepted outlive the listener, as under sshd.
+			l.c.goRun(func() { l.c.acceptBack(l.c.ctx, l.device, l.id, p.Ticket, l.kind, l.extra(p)) })
+			ok = true
+		}
+	}
+	_ = r.Reply(ok)
+}
+
+func (l *listener) close() {
+	l.stop()
+	_ = l.dev.Close()
+}

@@ -1,0 +1,185 @@
+package front
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Config of a Server.
+type Config struct {
+	Backend Backend
+	// HostKey is the hub's Ed25519 key, for clients that know no certificates. Certificate, where set, is asked for the current host
+	// certificate of the same key at each new connection, so that renewal needs no restart; a live connection keeps what it has.
+	HostKey     ssh.Signer
+	Certificate func() *ssh.Certificate
+	// HandshakeTimeout is from accept to authenticated.
+	HandshakeTimeout time.Duration
+	// MaxUnauthenticated in all, and per source address.
+	MaxUnauthenticated, MaxUnauthenticatedPerSource int
+	// HubName is what messages call this hub.
+	HubName string
+	Logger  *slog.Logger
+	Now     func() time.Time
+}
+
+// Server serves people. New starts nothing.
+type Server struct {
+	c    Config
+	gate gate
+
+	mu       sync.Mutex
+	closing  bool
+	conns    map[*conn]struct{}
+	sessions map[[16]byte]*session
+
+	wg sync.WaitGroup // connections; added to under mu while not closing
+}
+
+// New makes a Server.
+func New(c Config) *Server {
+	return &Server{
+		c: c, gate: gate{total: c.MaxUnauthenticated, perSource: c.MaxUnauthenticatedPerSource},
+		conns: make(map[*conn]struct{}), sessions: make(map[[16]byte]*session),
+	}
+}
+
+// errStopping is the cause of contexts when the server ends.
+var errStopping = errors.New("the hub is stopping")
+
+// Serve accepts connections until ctx ends or the listener fails, then ends every connection and waits for all of it. It closes l.
+func (s *Server) Serve(ctx context.Context, l net.Listener) error {
+	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
+	defer stop()
+	var err error
+	for {
+		var nc net.Conn
+		if nc, err = l.Accept(); err != nil {
+			if ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
+				// Out of descriptors or aborted in the queue: accepting goes on.
+				s.c.Logger.Warn("accept failed", "err", err)
+				select {
+				case <-time.After(50 * time.Millisecond):
+				case <-ctx.Done():
+				}
+				continue
+			}
+			break
+		}
+		s.start(ctx, nc)
+	}
+	_ = l.Close()
+	s.mu.Lock()
+	s.closing = true
+	conns := make([]*conn, 0, len(s.conns))
+	for c := range s.conns {
+		conns = append(conns, c)
+	}
+	s.mu.Unlock()
+	for _, c := range conns {
+		c.end(errStopping)
+	}
+	s.wg.Wait()
+	if ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+// start hands one connection to a goroutine of its own; nothing here waits for the peer.
+func (s *Server) start(ctx context.Context, nc net.Conn) {
+	t := s.gate.enter(nc, time.Now())
+	if t == nil {
+		s.c.Logger.Warn("connection refused", "reason", "too many unauthenticated connections", "client", nc.RemoteAddr().String())
+		_ = nc.Close()
+		return
+	}
+	cctx, cancel := context.WithCancelCause(ctx)
+	c := &conn{s: s, nc: nc, ctx: cctx, cancel: cancel, listeners: make(map[string]*listener)}
+	s.mu.Lock()
+	if s.closing {
+		s.mu.Unlock()
+		s.gate.leave(t)
+		cancel(errStopping)
+		_ = nc.Close()
+		return
+	}
+	s.conns[c] = struct{}{}
+	s.wg.Add(1)
+	s.mu.Unlock()
+	go func() {
+		defer s.wg.Done()
+		defer func() {
+			s.gate.leave(t)
+			cancel(nil)
+			_ = nc.Close()
+			s.mu.Lock()
+			delete(s.conns, c)
+			s.mu.Unlock()
+		}()
+		defer s.recovered(c)
+		c.serve(func() { s.gate.leave(t) })
+	}()
+}
+
+// recovered turns a panic of a connection's goroutine into the end of that connection.
+func (s *Server) recovered(c *conn) {
+	if p := recover(); p != nil {
+		s.c.Logger.Error("panic in a connection", "panic", p, "stack", string(debug.Stack()))
+		c.end(errors.New("internal error"))
+	}
+}
+
+// Kill ends a session: the reason is shown to the person, and the device ends every process of it.
+func (s *Server) Kill(id [16]byte, reason string) {
+	s.mu.Lock()
+	x := s.sessions[id]
+	s.mu.Unlock()
+	if x != nil {
+		x.kill(reason)
+	}
+}
+
+// Sessions returns the ids of the sessions that are alive, for auth to end those it believes in besides.
+func (s *Server) Sessions() [][16]byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	ids := make([][16]byte, 0, len(s.sessions))
+	for id := range s.sessions {
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// EndUser ends every connection of a person whose credentials or user record are gone.
+func (s *Server) EndUser(user, reason string) {
+	s.mu.Lock()
+	var ended []*conn
+	for c := range s.conns {
+		if u, _ := c.user.Load().(string); u == user {
+			ended = append(ended, c)
+		}
+	}
+	s.mu.Unlock()
+	for _, c := range ended {
+		c.endSessions(reason)
+	}
+}
+
+func (s *Server) add(id [16]byte, x *session) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.sessions[id] = x
+}
+
+func (s *Server) remove(id [16]byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	delete(s.sessions, id)
+}

@@ -1,0 +1,528 @@
+package front
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"hawser/hub/names"
+	"hawser/recorder"
+	"hawser/tunnel/channel"
+	"hawser/tunnel/channel/payload"
+	"hawser/tunnel/resume"
+	"hawser/tunnel/wire"
+)
+
+// Causes of a session's end.
+var (
+	errClientClosed = errors.New("the client closed the channel")
+	errFlood        = errors.New("too many requests on one channel")
+)
+
+// killedError is the cause when an operator ended the session.
+type killedError struct{ reason string }
+
+func (e *killedError) Error() string { return "session ended: " + wire.Quote(e.reason, 512) }
+
+// statusRefused is the exit status of everything that Hawser itself refused or broke, as ssh's own.
+const statusRefused = 255
+
+// session is one session channel of a person.
+type session struct {
+	c        *conn
+	ch       ssh.Channel
+	ctx      context.Context
+	cancel   context.CancelCauseFunc
+	id       [16]byte
+	requests *requestQueue
+	begun    time.Time
+
+	pty  atomic.Bool
+	term ptySize // owned by the goroutine that handles requests
+
+	place    *Place // set once, under mu, before the goroutines that read it without start
+	streamID wire.StreamID
+	dev      *channel.Conn
+	agent    atomic.Bool // the person asked for agent forwarding, and may
+
+	mu      sync.Mutex
+	tap     *recorder.Writer // nil before the start and where nothing is recorded
+	started bool
+	exit    *exitInfo
+}
+
+type ptySize struct {
+	term          string
+	width, height uint32
+}
+
+// exitInfo is how the process ended, as the device said it.
+type exitInfo struct {
+	name    string // exit-status or exit-signal
+	payload []byte
+	status  uint32
+	signal  string
+}
+
+// session serves a session channel to its end.
+func (c *conn) session(nch ssh.NewChannel) {
+	ch, reqs, err := nch.Accept()
+	if err != nil {
+		return
+	}
+	ctx, cancel := context.WithCancelCause(c.ctx)
+	x := &session{c: c, ch: ch, ctx: ctx, cancel: cancel, id: wire.NewStreamID(), requests: newRequestQueue(), begun: c.s.c.Now()}
+	defer cancel(nil)
+	defer func() { _ = ch.Close() }()
+	c.mu.Lock()
+	if c.sessions == nil {
+		c.sessions = make(map[*session]struct{})
+	}
+	c.sessions[x] = struct{}{}
+	c.mu.Unlock()
+	defer func() {
+		c.mu.Lock()
+		delete(c.sessions, x)
+		c.mu.Unlock()
+	}()
+	c.goRun(func() {
+		if x.requests.pump(reqs) {
+			cancel(errClientClosed)
+		} else {
+			cancel(errFlood)
+			_ = ch.Close()
+		}
+	})
+	switch c.name.Kind {
+	case names.OfHub:
+		x.serveHub()
+	case names.OfDevice:
+		x.serveDevice()
+	default:
+		x.refuse(unknownDevice)
+	}
+}
+
+// unknownDevice is auth's answer for a device that is unknown or out of reach, used for names that no device can have.
+const unknownDevice = "no such device, or you may not use it; `ssh hawser@HUB ls` shows those you may"
+
+// serveDevice relays the channel to a stream of the device's tunnel.
+func (x *session) serveDevice() {
+	c, b := x.c, x.c.s.c.Backend
+	place, err := x.admit()
+	if err != nil {
+		c.s.c.Logger.Warn("session refused", "user", c.identity.User, "device", c.name.Device, "login", c.name.Login, "err", err)
+		x.refuse(explain(err))
+		return
+	}
+	x.id = place.SessionID
+	x.mu.Lock()
+	x.place = place
+	x.mu.Unlock()
+	status := int32(statusRefused)
+	reason := "failed"
+	c.s.add(x.id, x)
+	defer func() {
+		c.s.remove(x.id)
+		b.Release(x.id, status, reason)
+	}()
+
+	a := wire.Attach{Kind: wire.KindSession, ID: wire.NewStreamID()}
+	a.Open = wire.OpenRequest{Grant: place.Grant, ClientAddr: c.client, ServerAddr: c.server, Window: channel.DefaultWindow}.Append(nil)
+	x.streamID = a.ID
+	stream, err := c.openStream(x.ctx, place.Device, &a)
+	if err != nil {
+		x.refuse(explain(err))
+		return
+	}
+	x.dev = channel.New(stream, channel.Options{})
+	c.s.c.Logger.Info("session opened", "user", c.identity.User, "device", place.DeviceName, "login", place.Login,
+		"session", wire.UUID(x.id).String(), "client", c.client.String())
+
+	exit, err := x.relay()
+	if exit != nil {
+		status, reason = int32(exit.status), "exited"
+		if exit.signal != "" {
+			status, reason = 128, "signal "+wire.Quote(exit.signal, 32)
+		}
+	} else if err != nil {
+		reason = wire.Quote(err.Error(), 256)
+	}
+	x.closeRecording(exit)
+	c.s.c.Logger.Info("session closed", "user", c.identity.User, "device", place.DeviceName, "login", place.Login,
+		"session", wire.UUID(x.id).String(), "status", status, "reason", reason)
+}
+
+func (x *session) admit() (*Place, error) {
+	c := x.c
+	ctx, cancel := context.WithTimeout(x.ctx, admitTimeout)
+	defer cancel()
+	return c.s.c.Backend.Admit(ctx, Claim{
+		Kind: Session, Identity: c.identity, ConnectionID: c.id, SessionID: x.id,
+		Device: c.name.Device, Login: c.name.Login, ClientAddr: c.client,
+		UserAgent: wire.Quote(string(c.ssh.ClientVersion()), 128),
+	})
+}
+
+// openStream opens a resumable stream on a device's tunnel; it does not wait for the device's answer.
+func (c *conn) openStream(ctx context.Context, device wire.UUID, a *wire.Attach) (*resume.Stream, error) {
+	ctx, cancel := context.WithTimeout(ctx, openTimeout)
+	defer cancel()
+	att, err := c.s.c.Backend.OpenStream(ctx, device, a)
+	if err != nil {
+		return nil, err
+	}
+	return resume.Open(att, *a, resume.Options{SendBuffer: resumeBuffer, RecvBuffer: resumeBuffer}), nil
+}
+
+// relay moves everything in both directions until the device closed the channel and all of its output was written, then ends the
+// person's channel. It returns how the process ended, or why that is not known.
+func (x *session) relay() (*exitInfo, error) {
+	var out, rest sync.WaitGroup
+	guard := func(wg *sync.WaitGroup, f func()) {
+		wg.Go(func() {
+			defer x.c.s.recovered(x.c)
+			f()
+		})
+	}
+	// The end of the session's context breaks every Read and Write below.
+	stop := context.AfterFunc(x.ctx, func() { _ = x.dev.Close() })
+	var outErr [2]error
+	guard(&out, func() { _, outErr[0] = x.dev.WriteTo(&tapped{x: x, stream: recorder.Stdout, w: x.ch}) })
+	guard(&out, func() {
+		_, outErr[1] = io.Copy(&tapped{x: x, stream: recorder.Stderr, w: x.ch.Stderr()}, x.dev.StderrReader())
+	})
+	guard(&rest, func() {
+		// The end of input is the client's EOF or CLOSE; the latter also ends the context.
+		_, _ = x.dev.ReadFrom(x.ch)
+		_ = x.dev.CloseWrite()
+	})
+	guard(&rest, x.relayRequests)
+	x.deviceRequests() // until the device closed the channel or the stream broke
+	out.Wait()
+
+	exit, err := x.result(errors.Join(outErr[:]...))
+	switch {
+	case errors.Is(context.Cause(x.ctx), errClientClosed):
+	case exit != nil:
+		_ = x.ch.CloseWrite()
+		_, _ = x.ch.SendRequest(exit.name, false, exit.payload)
+	default:
+		x.say(sayBroken(err))
+		x.finish(statusRefused)
+	}
+	_ = x.ch.Close() // ends the two below, which read from it
+	stop()
+	_ = x.dev.Close()
+	rest.Wait()
+	return exit, err
+}
+
+// result is the exit the device told, or the reason that there is none.
+func (x *session) result(outErr error) (*exitInfo, error) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.exit != nil {
+		return x.exit, nil
+	}
+	if cause := context.Cause(x.ctx); cause != nil {
+		return nil, cause
+	}
+	if err := x.dev.Err(); err != nil {
+		return nil, err
+	}
+	if outErr != nil {
+		return nil, outErr
+	}
+	return nil, errors.New("the device closed the session without an exit status")
+}
+
+func sayBroken(err error) string {
+	if r, ok := errors.AsType[*resume.RefusedError](err); ok {
+		return "the device refused: " + wire.Quote(r.Message, 512)
+	}
+	if k, ok := errors.AsType[*killedError](err); ok {
+		return k.Error()
+	}
+	return "the connection to the device is lost: " + wire.Quote(err.Error(), 256)
+}
+
+// tapped writes output to the person, recorded first: what was shown is recorded.
+type tapped struct {
+	x      *session
+	stream byte
+	w      io.Writer
+}
+
+func (t *tapped) Write(p []byte) (int, error) {
+	if w := t.x.recording(); w != nil {
+		w.Output(t.stream, p)
+	}
+	return t.w.Write(p)
+}
+
+func (x *session) recording() *recorder.Writer {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.tap
+}
+
+// relayRequests passes the person's requests on, in order, and their answers back, in order; several may be on their way at once.
+func (x *session) relayRequests() {
+	answers := make(chan pendingAnswer, maxQueued)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer x.c.s.recovered(x.c)
+		for p := range answers {
+			ok := <-p.answer // false when closed: the channel ended
+			reply(p.request, ok)
+		}
+	})
+	defer wg.Wait()
+	defer close(answers)
+	for {
+		r := x.requests.next(x.ctx)
+		if r == nil {
+			return
+		}
+		if forward, answer := x.examine(r); !forward {
+			if r.WantReply {
+				answers <- pendingAnswer{r, answered(answer)}
+			}
+			continue
+		}
+		if !r.WantReply {
+			if _, err := x.dev.SendRequest(r.Type, false, r.Payload); err != nil {
+				return
+			}
+			continue
+		}
+		answer, err := x.dev.StartRequest(r.Type, r.Payload)
+		if err != nil {
+			return
+		}
+		answers <- pendingAnswer{r, answer}
+	}
+}
+
+type pendingAnswer struct {
+	request *ssh.Request
+	answer  <-chan bool
+}
+
+func answered(ok bool) <-chan bool {
+	c := make(chan bool, 1)
+	c <- ok
+	return c
+}
+
+// examine checks a request before it goes to the device. Without forward, answer is the reply.
+func (x *session) examine(r *ssh.Request) (forward, answer bool) {
+	switch r.Type {
+	case "pty-req":
+		p, err := payload.ParsePtyRequest(r.Payload)
+		if err != nil {
+			return false, false
+		}
+		x.pty.Store(true)
+		x.term = ptySize{p.Term, p.Columns, p.Rows}
+		return true, false
+	case "window-change":
+		p, err := payload.ParseWindowChange(r.Payload)
+		if err != nil {
+			return false, false
+		}
+		x.term.width, x.term.height = p.Columns, p.Rows
+		if w := x.recording(); w != nil {
+			w.Resize(p.Columns, p.Rows)
+		}
+		return true, false
+	case "env":
+		_, err := payload.ParseEnv(r.Payload)
+		return err == nil, false
+	case "signal":
+		_, err := payload.ParseSignal(r.Payload)
+		return err == nil, false
+	case "break":
+		_, err := payload.ParseBreak(r.Payload)
+		return err == nil, false
+	case "shell", "exec", "subsystem":
+		return x.examineStart(r)
+	case "auth-agent-req@openssh.com":
+		if len(r.Payload) != 0 || !x.place.Permits("agent") {
+			return false, false
+		}
+		x.agent.Store(true)
+		return true, false
+	case "eow@openssh.com", "keepalive@openssh.com":
+		return true, false
+	}
+	return false, false
+}
+
+// examineStart checks what is to run against the place and begins the recording.
+func (x *session) examineStart(r *ssh.Request) (forward, answer bool) {
+	kind, command := r.Type, ""
+	switch r.Type {
+	case "exec":
+		p, err := payload.ParseExec(r.Payload)
+		if err != nil {
+			return false, false
+		}
+		command = p.Command
+	case "subsystem":
+		p, err := payload.ParseSubsystem(r.Payload)
+		if err != nil || p.Name != "sftp" {
+			return false, false
+		}
+		kind = "sftp"
+	}
+	x.mu.Lock()
+	again := x.started
+	x.started = true
+	x.mu.Unlock()
+	if again {
+		return false, false
+	}
+	if !x.place.Permits(kind) {
+		x.say("your roles do not allow " + kind + " on " + x.place.DeviceName + " as " + x.place.Login)
+		x.mu.Lock()
+		x.exit = newExit(statusRefused)
+		x.mu.Unlock()
+		// The device has started nothing: closing its channel ends the relay, which then sends the status.
+		x.c.goRun(func() { _ = x.dev.Close() })
+		return false, true
+	}
+	if x.place.Recorded {
+		w := x.c.s.c.Backend.Record(x.place, recorder.Header{
+			ID: x.id, User: x.c.identity.User, Device: x.place.DeviceName, DeviceUUID: x.place.Device.String(),
+			Login: x.place.Login, Way: "hub", ClientAddr: x.c.client.String(), Kind: kind, Command: command,
+			Term: x.term.term, Width: x.term.width, Height: x.term.height, Start: x.c.s.c.Now(),
+		})
+		if w != nil {
+			w.Start(kind, command, x.term.term, nil)
+			x.mu.Lock()
+			x.tap = w
+			x.mu.Unlock()
+		}
+	}
+	return true, false
+}
+
+func newExit(status uint32) *exitInfo {
+	return &exitInfo{name: "exit-status", payload: payload.ExitStatus{Status: status}.Marshal(), status: status}
+}
+
+// deviceRequests handles what the device asks until it closed the channel. The exit is only kept: relay sends it after all output.
+func (x *session) deviceRequests() {
+	for r := range x.dev.Requests() {
+		ok := false
+		switch r.Type {
+		case "exit-status":
+			if p, err := payload.ParseExitStatus(r.Payload); err == nil {
+				x.setExit(&exitInfo{name: r.Type, payload: r.Payload, status: p.Status})
+			}
+		case "exit-signal":
+			if p, err := payload.ParseExitSignal(r.Payload); err == nil {
+				x.setExit(&exitInfo{name: r.Type, payload: r.Payload, signal: p.Signal})
+			}
+		case "eow@openssh.com":
+			_, _ = x.ch.SendRequest(r.Type, false, nil)
+		case acceptRequest:
+			if p, err := parseAccept(r.Payload); err == nil && p.Kind == agentChannel && x.agent.Load() {
+				x.c.goRun(func() { x.c.acceptBack(x.ctx, x.place.Device, x.streamID, p.Ticket, agentChannel, nil) })
+				ok = true
+			}
+		}
+		_ = r.Reply(ok)
+	}
+}
+
+func (x *session) setExit(e *exitInfo) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.exit == nil {
+		x.exit = e
+	}
+}
+
+// kill ends the session because somebody said so. The device shows the reason and ends the processes; should it not answer, the hub does
+// both.
+func (x *session) kill(reason string) {
+	x.mu.Lock()
+	place := x.place
+	x.mu.Unlock()
+	if place == nil {
+		x.cancel(&killedError{reason})
+		return
+	}
+	x.c.s.c.Backend.KillOnDevice(place.Device, place.SessionID, reason)
+	time.AfterFunc(killGrace, func() { x.cancel(&killedError{reason}) })
+	// A client that reads nothing holds up the relay's last words.
+	time.AfterFunc(2*killGrace, func() { _ = x.ch.Close() })
+}
+
+// closeRecording writes the end of the recording and waits until it is stored.
+func (x *session) closeRecording(exit *exitInfo) {
+	w := x.recording()
+	if w == nil {
+		return
+	}
+	if exit != nil {
+		w.Exit(exit.status, exit.signal)
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.ctx), recordingWait)
+	defer cancel()
+	if err := w.Close(ctx); err != nil {
+		x.c.s.c.Logger.Error("recording incomplete", "session", wire.UUID(x.id).String(), "err", err)
+	}
+}
+
+// refuse tells the person why there is no session, on stderr of a channel that was accepted and with exit status 255, once the client has
+// asked for something to run: only then does it show both.
+func (x *session) refuse(message string) {
+	ctx, cancel := context.WithTimeout(x.ctx, startWait)
+	defer cancel()
+	for started := false; !started; {
+		r := x.requests.next(ctx)
+		if r == nil {
+			break
+		}
+		switch r.Type {
+		case "pty-req":
+			x.pty.Store(true)
+			reply(r, true)
+		case "env":
+			reply(r, true)
+		case "shell", "exec", "subsystem":
+			started = true
+			reply(r, true)
+		default:
+			reply(r, false)
+		}
+	}
+	x.say(message)
+	x.finish(statusRefused)
+}
+
+// say shows a line of the hub's own on stderr. With a pty the client's terminal is raw.
+func (x *session) say(message string) {
+	end := "\n"
+	if x.pty.Load() {
+		end = "\r\n"
+	}
+	_, _ = io.WriteString(x.ch.Stderr(), "hawser: "+message+end)
+}
+
+// finish sends EOF and the status and closes the channel.
+func (x *session) finish(status uint32) {
+	_ = x.ch.CloseWrite()
+	e := newExit(status)
+	_, _ = x.ch.SendRequest(e.name, false, e.payload)
+	_ = x.ch.Close()
+}

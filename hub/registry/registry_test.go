@@ -1,0 +1,105 @@
+package registry
+
+import (
+	"errors"
+	"slices"
+	"testing"
+	"time"
+
+	"hawser/tunnel/wire"
+)
+
+var (
+	start = time.Unix(1_800_000_000, 0)
+	gw    = wire.UUID{1}
+	run1  = wire.Incarnation{1}
+	run2  = wire.Incarnation{2}
+)
+
+func reg(i wire.Incarnation, slot uint8, counter uint64) *Tunnel {
+	return &Tunnel{UUID: gw, Incarnation: i, Slot: slot, Counter: counter}
+}
+
+func accept(t *testing.T, r *Registry, n *Tunnel, displaces ...*Tunnel) {
+	t.Helper()
+	got, err := r.Register(n, start)
+	if err != nil {
+		t.Fatalf("register %v/%d/%d: %v", n.Incarnation, n.Slot, n.Counter, err)
+	}
+	if !slices.Equal(got, displaces) {
+		t.Fatalf("register %v/%d/%d displaced %v, want %v", n.Incarnation, n.Slot, n.Counter, got, displaces)
+	}
+}
+
+func refuse(t *testing.T, r *Registry, n *Tunnel, want error) {
+	t.Helper()
+	if _, err := r.Register(n, start); !errors.Is(err, want) {
+		t.Fatalf("register %v/%d/%d: %v, want %v", n.Incarnation, n.Slot, n.Counter, err, want)
+	}
+}
+
+func TestNewerCounterFencesTheSameSlotOnly(t *testing.T) {
+	var r Registry
+	a, b, c := reg(run1, 0, 1), reg(run1, 1, 2), reg(run1, 0, 3)
+	accept(t, &r, a)
+	accept(t, &r, b)
+	accept(t, &r, c, a)
+	if r.Lookup(gw) != c {
+		t.Error("slot 0 does not hold the newest tunnel")
+	}
+	if r.Remove(a) {
+		t.Error("a displaced tunnel's end made the device go offline")
+	}
+	if r.Remove(c) || r.Lookup(gw) != b {
+		t.Error("slot 1 did not take over")
+	}
+	if !r.Remove(b) {
+		t.Error("the last tunnel's end went unnoticed")
+	}
+}
+
+func TestReplayedCounterIsRefusedEvenAfterTheTunnelEnded(t *testing.T) {
+	var r Registry
+	a := reg(run1, 0, 5)
+	accept(t, &r, a)
+	refuse(t, &r, reg(run1, 0, 5), ErrStale)
+	refuse(t, &r, reg(run1, 1, 4), ErrStale)
+	r.Remove(a)
+	refuse(t, &r, reg(run1, 0, 5), ErrStale)
+}
+
+func TestNewIncarnationFencesAllOlderTunnels(t *testing.T) {
+	var r Registry
+	a, b := reg(run1, 0, 1), reg(run1, 1, 2)
+	accept(t, &r, a)
+	accept(t, &r, b)
+	c := reg(run2, 1, 1)
+	accept(t, &r, c, a, b)
+	refuse(t, &r, reg(run1, 0, 2), ErrStale)
+	if got := r.All(); len(got) != 1 || got[0] != c {
+		t.Errorf("All = %v", got)
+	}
+}
+
+func TestTwoMachinesTakingTurnsAreRefused(t *testing.T) {
+	var r Registry
+	_, _ = r.Register(reg(run1, 0, 1), start)
+	_, _ = r.Register(reg(run2, 0, 1), start)
+	var err error
+	for n := uint64(2); n < 4 && err == nil; n++ {
+		_, err = r.Register(reg(run1, 0, n), start)
+		if err == nil {
+			_, err = r.Register(reg(run2, 0, n), start)
+		}
+	}
+	if !errors.Is(err, ErrClone) {
+		t.Fatalf("three displacements: %v, want ErrClone", err)
+	}
+	if _, err := r.Register(reg(run1, 0, 9), start.Add(3*cloneWindow)); err != nil {
+		t.Errorf("long after: %v", err)
+	}
+}
+
+func TestUnknownSlotIsRefused(t *testing.T) {
+	refuse(t, new(Registry), reg(run1, 2, 1), ErrSlot)
+}
