@@ -1,28 +1,187 @@
+// Package quicconn carries a tunnel over QUIC (RFC 9000): the control stream is the hub's first bidirectional stream,
+// heartbeats are datagrams, and each tunnel stream is a QUIC stream. PROTOCOL.md, "QUIC", specifies it.
+//
+// The edge calls Dial; the hub calls Listen and then Accept in a loop.
 package quicconn
 
 import (
 	"context"
 	"crypto/tls"
+	"errors"
+	"fmt"
 	"net"
 	"net/netip"
+	"time"
 
 	"github.com/quic-go/quic-go"
 
 	"hawser/tunnel"
+	"hawser/tunnel/wire"
 )
 
+// Options are the choices of one end. The zero value is right for a hub.
 type Options struct {
-	Small             bool
-	Logger            tunnel.Logger
+	// Small is for machines with little memory or an old kernel (edge only): no GSO, no ECN, no batched reads, and
+	// socket buffers of 256 KiB.
+	Small bool
+	// Logger may be nil.
+	Logger tunnel.Logger
+	// StatelessResetKey lets a restarted hub tell its edges at once that their tunnels are gone; a hub keeps one for
+	// ever. Nil means none.
 	StatelessResetKey *quic.StatelessResetKey
+	// IdleTimeout ends a tunnel on which nothing arrived for so long; the lower of both ends counts. 0 is 11 minutes:
+	// twice the longest heartbeat interval and a minute, for heartbeats decide before.
+	IdleTimeout time.Duration
 }
 
-type Listener struct{}
+const (
+	defaultIdleTimeout = 11 * time.Minute
+	handshakeTimeout   = 10 * time.Second // of silence; quic-go allows twice that in all
+	initialPacketSize  = 1200             // bytes of UDP payload: fits a 1280-byte path inside another tunnel
+	smallSocketBuffer  = 256 << 10        // bytes; quic-go asks for 7 MiB, and as root gets them
+	maxReason          = 512              // bytes of a close reason: it must fit one packet
+)
 
+// config returns the QUIC configuration of one end.
+func (o Options) config(edge bool) *quic.Config {
+	c := &quic.Config{
+		HandshakeIdleTimeout:  handshakeTimeout,
+		MaxIdleTimeout:        o.IdleTimeout,
+		KeepAlivePeriod:       0, // heartbeats keep the path alive, and they alone
+		InitialPacketSize:     initialPacketSize,
+		EnableDatagrams:       true,
+		MaxIncomingUniStreams: -1,
+		Allow0RTT:             false,
+	}
+	if c.MaxIdleTimeout == 0 {
+		c.MaxIdleTimeout = defaultIdleTimeout
+	}
+	if edge {
+		c.MaxIncomingStreams = tunnel.MaxStreams + 1 // and the control stream
+		c.InitialStreamReceiveWindow = 64 << 10
+		c.MaxStreamReceiveWindow = 256 << 10
+		c.InitialConnectionReceiveWindow = 128 << 10
+		c.MaxConnectionReceiveWindow = 512 << 10
+		return c
+	}
+	// The hub receives bulk from devices. A window costs memory only while data waits in it.
+	c.MaxIncomingStreams = -1
+	c.InitialStreamReceiveWindow = 512 << 10
+	c.MaxStreamReceiveWindow = 6 << 20
+	c.InitialConnectionReceiveWindow = 768 << 10
+	c.MaxConnectionReceiveWindow = 15 << 20
+	return c
+}
+
+// tlsConfig returns tc with the tunnel's ALPN and without tickets: every handshake is checked in full.
+func tlsConfig(tc *tls.Config) *tls.Config {
+	tc = tc.Clone()
+	tc.MinVersion = tls.VersionTLS13
+	tc.NextProtos = []string{tunnel.ALPN}
+	tc.SessionTicketsDisabled = true
+	return tc
+}
+
+// Dial connects an edge to the hub at addr. It returns when the hub has accepted the edge's certificate and opened the
+// control stream. tc must verify the hub and carry the edge's certificate. Its socket is unbound, so that the tunnel
+// survives a change of the device's address.
 func Dial(ctx context.Context, addr netip.AddrPort, tc *tls.Config, o Options) (tunnel.Conn, error) {
-	panic("skeleton")
+	network := "udp4"
+	if addr.Addr().Unmap().Is6() {
+		network = "udp6"
+	}
+	udp, err := net.ListenUDP(network, nil)
+	if err != nil {
+		return nil, fmt.Errorf("open a UDP socket: %w", err)
+	}
+	tr := &quic.Transport{Conn: lossy(udp, o.Small)}
+	release := func() {
+		tr.Close()
+		udp.Close()
+	}
+	qc, err := tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConfig(tc), o.config(true))
+	if err != nil {
+		release()
+		return nil, fmt.Errorf("dial %s: %w", addr, closeCause(err))
+	}
+	if o.Small {
+		udp.SetReadBuffer(smallSocketBuffer)
+		udp.SetWriteBuffer(smallSocketBuffer)
+	}
+	control, err := qc.AcceptStream(ctx)
+	if err == nil && control.StreamID() != controlStreamID {
+		err = fmt.Errorf("the hub's first stream is %d", control.StreamID())
+	}
+	if err != nil {
+		// The hub refused the certificate, or the caller gave up.
+		qc.CloseWithError(quic.ApplicationErrorCode(wire.CloseProtocol), "")
+		release()
+		return nil, fmt.Errorf("dial %s: %w", addr, closeCause(err))
+	}
+	return newConn(qc, control, false, release), nil
 }
-func Listen(pc net.PacketConn, tc *tls.Config, o Options) (*Listener, error) { panic("skeleton") }
-func (l *Listener) Accept(ctx context.Context) (tunnel.Conn, error)          { panic("skeleton") }
-func (l *Listener) Close() error                                             { panic("skeleton") }
-func (l *Listener) Addr() netip.AddrPort                                     { panic("skeleton") }
+
+// Listener is a hub's end of many tunnels on one UDP socket.
+type Listener struct {
+	tr *quic.Transport
+	ln *quic.Listener
+	pc net.PacketConn
+}
+
+// Listen serves tunnels on pc, best a *net.UDPConn as it is, and owns pc from then on. tc must ask for client
+// certificates and decide in VerifyConnection.
+func Listen(pc net.PacketConn, tc *tls.Config, o Options) (*Listener, error) {
+	tr := &quic.Transport{Conn: pc, StatelessResetKey: o.StatelessResetKey}
+	ln, err := tr.Listen(tlsConfig(tc), o.config(false))
+	if err != nil {
+		return nil, fmt.Errorf("listen for QUIC on %s: %w", pc.LocalAddr(), err)
+	}
+	return &Listener{tr: tr, ln: ln, pc: pc}, nil
+}
+
+// Accept returns the next tunnel whose handshake is complete. Accept again at once: 32 wait at most, others are refused.
+// After Close the error wraps net.ErrClosed.
+func (l *Listener) Accept(ctx context.Context) (tunnel.Conn, error) {
+	for {
+		qc, err := l.ln.Accept(ctx)
+		if errors.Is(err, quic.ErrServerClosed) || errors.Is(err, quic.ErrTransportClosed) {
+			return nil, fmt.Errorf("accept a tunnel: %w", net.ErrClosed)
+		}
+		if err != nil {
+			return nil, fmt.Errorf("accept a tunnel: %w", err)
+		}
+		control, err := qc.OpenStream()
+		if err != nil {
+			// Gone again, or no edge: it allows no streams.
+			qc.CloseWithError(quic.ApplicationErrorCode(wire.CloseProtocol), "no control stream")
+			continue
+		}
+		c := newConn(qc, control, true, nil)
+		// An empty message makes the stream visible to the edge before there is a challenge.
+		if _, err := control.Write(make([]byte, controlHeaderLen)); err != nil {
+			c.CloseWithError(wire.CloseProtocol, "no control stream")
+			continue
+		}
+		return c, nil
+	}
+}
+
+// Addr returns the address listened on.
+func (l *Listener) Addr() netip.AddrPort { return addrPort(l.pc.LocalAddr()) }
+
+// Close ends the listener, its socket and every tunnel accepted from it. Close the tunnels first, so that their edges
+// learn why.
+func (l *Listener) Close() error {
+	l.ln.Close()
+	err := l.tr.Close()
+	l.pc.Close()
+	return err
+}
+
+func addrPort(a net.Addr) netip.AddrPort {
+	if u, ok := a.(*net.UDPAddr); ok {
+		p := u.AddrPort()
+		return netip.AddrPortFrom(p.Addr().Unmap(), p.Port())
+	}
+	return netip.AddrPort{}
+}

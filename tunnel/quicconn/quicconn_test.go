@@ -1,0 +1,50 @@
+package quicconn
+
+import (
+	"context"
+	"net"
+	"testing"
+
+	"hawser/tunnel"
+	"hawser/tunnel/tunneltest"
+)
+
+func pair(t *testing.T, small bool) (hub, edge tunnel.Conn) {
+	t.Helper()
+	hubTLS, edgeTLS := tunneltest.TLSConfigs(t)
+	udp, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := Listen(udp, hubTLS, Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	type accepted struct {
+		c   tunnel.Conn
+		err error
+	}
+	got := make(chan accepted, 1)
+	go func() {
+		c, err := l.Accept(context.Background())
+		got <- accepted{c, err}
+	}()
+	edge, err = Dial(t.Context(), l.Addr(), edgeTLS, Options{Small: small})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := <-got
+	if a.err != nil {
+		t.Fatal(a.err)
+	}
+	return a.c, edge
+}
+
+func TestConformance(t *testing.T) {
+	tunneltest.RunConformance(t, func(t *testing.T) (tunnel.Conn, tunnel.Conn) { return pair(t, false) })
+}
+
+func TestConformanceSmall(t *testing.T) {
+	tunneltest.RunConformance(t, func(t *testing.T) (tunnel.Conn, tunnel.Conn) { return pair(t, true) })
+}
