@@ -13,6 +13,8 @@ import (
 	"hawser/tunnel/wire"
 )
 
+var errReplaced = errors.New("its replacement failed")
+
 // RefusedError is the peer's answer to a stream it does not serve.
 type RefusedError struct {
 	Code    wire.StreamCode
@@ -126,7 +128,7 @@ func Refuse(att tunnel.Stream, code wire.StreamCode, msg string) {
 }
 
 // Reattach goes on with an accepted stream on att, whose Attach was a. The attachment before, if it still stands, goes. After an error
-// the stream is as before and att is the caller's to Refuse.
+// the stream waits for another attachment, and att is the caller's to Refuse.
 func (s *Stream) Reattach(att tunnel.Stream, a wire.Attach) error {
 	if err := s.makeWay(a.Counter); err != nil {
 		return err
@@ -145,7 +147,7 @@ func (s *Stream) Reattach(att tunnel.Stream, a wire.Attach) error {
 }
 
 // Resume goes on with an opened stream on att, a fresh stream of any tunnel to the same edge. It waits for the peer's answer. After
-// an error the stream is as before, without an attachment, and att is closed.
+// an error att is closed and the stream waits for another attachment.
 func (s *Stream) Resume(att tunnel.Stream) error {
 	s.mu.Lock()
 	counter := s.counter + 1
@@ -209,13 +211,15 @@ func (s *Stream) makeWay(counter uint32) error {
 	old := s.att
 	if old != nil {
 		s.detachLocked(old)
+		s.awaitLocked(max(s.o.DetachedLife, 2*attachWait), errReplaced)
 	}
+	last := s.last
 	s.mu.Unlock()
 	if old != nil {
 		old.Reset(wire.StreamCancelled)
 		_ = old.Close()
-		old.wg.Wait()
 	}
+	last.wg.Wait()
 	return nil
 }
 
@@ -224,7 +228,7 @@ func (s *Stream) takeLocked(counter uint32) error {
 	switch {
 	case s.err != nil:
 		return s.err
-	case counter <= s.counter || s.att != nil || s.serving > 0:
+	case counter <= s.counter || s.att != nil:
 		return ErrStale
 	}
 	s.counter = counter

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"time"
 
 	"hawser/tunnel"
 	"hawser/tunnel/wire"
@@ -17,7 +18,7 @@ func (s *Stream) serveLocked(att tunnel.Stream, preface []byte, br *bufio.Reader
 		s.timer = nil
 	}
 	a := &attachment{Stream: att, preface: preface}
-	s.att = a
+	s.att, s.last = a, a
 	s.serving += 2
 	expect := s.opener && br == nil
 	if br == nil {
@@ -45,6 +46,13 @@ func (s *Stream) detachLocked(a *attachment) {
 	s.sendable.Broadcast()
 }
 
+// awaitLocked gives another attachment d to come. A closed stream has its linger already.
+func (s *Stream) awaitLocked(d time.Duration, cause error) {
+	if !s.closed {
+		s.afterLocked(d, func() { s.endLocked(fmt.Errorf("%w: %w", ErrDetached, cause)) })
+	}
+}
+
 // lost is called when a fails: the stream ends, or waits for another attachment.
 func (s *Stream) lost(a *attachment, cause error) {
 	s.mu.Lock()
@@ -55,9 +63,7 @@ func (s *Stream) lost(a *attachment, cause error) {
 			s.endLocked(s.overErrLocked())
 		case s.o.DetachedLife > 0 && s.err == nil:
 			s.detachLocked(a)
-			if !s.closed {
-				s.afterLocked(s.o.DetachedLife, func() { s.endLocked(fmt.Errorf("%w: %w", ErrDetached, cause)) })
-			}
+			s.awaitLocked(s.o.DetachedLife, cause)
 		default:
 			s.detachLocked(a)
 			s.endLocked(fmt.Errorf("%w: %w", ErrDetached, cause))
@@ -100,7 +106,7 @@ func (s *Stream) overErrLocked() error {
 // send writes what the Machine emits, until the stream is over or the attachment gone.
 func (s *Stream) send(a *attachment) {
 	defer s.left()
-	buf := a.preface
+	buf := append(make([]byte, 0, idleBuffer), a.preface...)
 	a.preface = nil
 	for {
 		s.mu.Lock()
@@ -113,8 +119,8 @@ func (s *Stream) send(a *attachment) {
 			if buf, big = s.m.Emit(buf); len(buf) > 0 || big != nil || s.m.Over() {
 				break
 			}
-			if cap(buf) > idleBuffer {
-				buf = nil // an idle stream holds little
+			if cap(buf) > idleBuffer { // an idle stream holds little
+				buf = make([]byte, 0, idleBuffer)
 			}
 			s.sendable.Wait()
 		}
@@ -130,7 +136,7 @@ func (s *Stream) send(a *attachment) {
 			s.finish(a)
 			return
 		}
-		if cap(buf) < sendBuffer {
+		if cap(buf) < sendBuffer && len(buf) > idleBuffer/2 {
 			buf = make([]byte, 0, sendBuffer)
 		}
 		buf = buf[:0]

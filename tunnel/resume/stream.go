@@ -42,7 +42,8 @@ type Stream struct {
 	mu        sync.Mutex
 	m         *Machine
 	att       *attachment // nil while detached
-	counter   uint32      // of the latest attachment
+	last      *attachment // the latest, whose goroutines may not have ended
+	counter   uint32      // its counter
 	queue     []*Segment  // received, unread
 	head      int
 	readable  sync.Cond // queue, end or deadline changed
@@ -56,7 +57,7 @@ type Stream struct {
 	answered  chan struct{} // closed when Attached came, or never will
 	isAnswer  bool
 	done      chan struct{}
-	serving   int // goroutines of attachments
+	serving   int // goroutines at work
 	doneFired bool
 }
 
@@ -359,7 +360,9 @@ func (s *Stream) endLocked(err error) {
 	if a := s.att; a != nil {
 		s.att = nil
 		a.gone = true
+		s.serving++
 		go func() { // Reset of a carrier may block for a moment, and mu is held here
+			defer s.left()
 			a.Reset(wire.StreamCancelled)
 			_ = a.Close()
 		}()
