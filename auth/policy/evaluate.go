@@ -1,0 +1,233 @@
+package policy
+
+import (
+	"cmp"
+	"net/netip"
+	"slices"
+)
+
+// Evaluate answers for a user who holds roles, all of which must be valid.
+func Evaluate(roles []Role, dev Device, login, channel, way string) Decision {
+	return Compile(0, roles, dev).Evaluate(names(roles), login, channel, way)
+}
+
+// Merge returns what a user who holds roles may do on dev.
+func Merge(roles []Role, dev Device) Access {
+	return Compile(0, roles, dev).Access(names(roles))
+}
+
+func names(roles []Role) []string {
+	out := make([]string, len(roles))
+	for i, r := range roles {
+		out[i] = r.Name
+	}
+	return out
+}
+
+// Evaluate answers for a user who holds the roles named; names that the policy does not know count for nothing. The
+// Decision's Rule names the role, or says what no role of the user's allows.
+func (c Compiled) Evaluate(roleNames []string, login, channel, way string) Decision {
+	reached, allowed := 0, ""
+	for i := range c.roles {
+		r := &c.roles[i]
+		if !slices.Contains(roleNames, r.name) {
+			continue
+		}
+		if r.deny != nil && r.deny.denies(login, channel, way) {
+			return Decision{Rule: r.denyText}
+		}
+		if r.allow == nil || allowed != "" {
+			continue
+		}
+		n := r.allow.reach(login, channel, way)
+		if n == reachAll {
+			allowed = r.allowText
+		}
+		reached = max(reached, n)
+	}
+	if allowed != "" {
+		return Decision{Allowed: true, Rule: allowed}
+	}
+	return Decision{Rule: refusals[reached]}
+}
+
+// How far a request gets through an allow rule that matches its device.
+const (
+	reachDevice  = 1
+	reachLogin   = 2
+	reachChannel = 3
+	reachAll     = 4
+)
+
+var refusals = [...]string{
+	0:            "no role allows this device",
+	reachDevice:  "no role allows this login on this device",
+	reachLogin:   "no role allows this kind of channel for this login",
+	reachChannel: "no role allows this way in; another way in is allowed",
+}
+
+func (r *compiledRule) reach(login, channel, way string) int {
+	switch {
+	case !matchAny(r.logins, login):
+		return reachDevice
+	case !slices.Contains(r.channels, channel):
+		return reachLogin
+	case !slices.Contains(r.ways, way):
+		return reachChannel
+	}
+	return reachAll
+}
+
+// denies reports whether a deny rule denies the channel as a whole, and not targets alone.
+func (r *compiledRule) denies(login, channel, way string) bool {
+	return len(r.forwardTo) == 0 && r.concerns(login, channel, way)
+}
+
+// concerns reports whether everything a deny rule states holds; what it does not state holds always.
+func (r *compiledRule) concerns(login, channel, way string) bool {
+	return (len(r.logins) == 0 || matchAny(r.logins, login)) &&
+		(len(r.channels) == 0 || slices.Contains(r.channels, channel)) &&
+		(len(r.ways) == 0 || slices.Contains(r.ways, way))
+}
+
+// Access is all that some roles allow on one device, in lists that are sorted and free of duplicates. The lists are a
+// summary: that a login and a channel are in them does not mean they go together. Narrow with For before acting on them,
+// or ask Evaluate.
+type Access struct {
+	Logins    []string // globs
+	Channels  []string
+	ForwardTo []string // empty where some role does not limit targets, or none allows forwards
+	Ways      []string
+	Record    string // the strictest recording mode; empty without access
+
+	roles      []compiledRole
+	login, way string // set by For; empty: any
+}
+
+var (
+	allChannels = []string{Agent, Exec, LocalForward, RemoteForward, SFTP, Shell, SocketForward}
+	allWays     = []string{WayEndToEnd, WayHub}
+)
+
+// Access returns what a user who holds the roles named may do.
+func (c Compiled) Access(roleNames []string) Access {
+	a := Access{}
+	for _, r := range c.roles {
+		if slices.Contains(roleNames, r.name) {
+			a.roles = append(a.roles, r)
+		}
+	}
+	return a.summarise()
+}
+
+// For narrows the access to one login and one way in: Channels is then exact, and so is ForwardTo but for targets that a
+// deny rule takes away, which Forward and Socket heed. It is what a grant for that login carries.
+func (a Access) For(login, way string) Access {
+	return Access{roles: a.roles, login: login, way: way}.summarise()
+}
+
+func (a Access) summarise() Access {
+	var logins []string
+	ways := allWays
+	if a.login != "" {
+		logins, ways = []string{a.login}, []string{a.way}
+	} else {
+		for _, r := range a.roles {
+			if r.allow != nil {
+				logins = append(logins, r.allow.logins...)
+			}
+		}
+		logins = sorted(logins)
+	}
+	unlimited := false
+	for _, r := range a.roles {
+		if r.allow == nil {
+			continue
+		}
+		for _, login := range logins {
+			for _, channel := range allChannels {
+				for _, way := range ways {
+					if !r.allow.admits(login, channel, way) || a.denied(login, channel, way) {
+						continue
+					}
+					a.Logins = append(a.Logins, login)
+					a.Channels = append(a.Channels, channel)
+					a.Ways = append(a.Ways, way)
+					a.Record = stricter(a.Record, r.record)
+					if channel == LocalForward || channel == SocketForward {
+						a.ForwardTo = append(a.ForwardTo, r.allow.forwardTo...)
+						unlimited = unlimited || len(r.allow.forwardTo) == 0
+					}
+				}
+			}
+		}
+	}
+	a.Logins, a.Channels, a.Ways, a.ForwardTo = sorted(a.Logins), sorted(a.Channels), sorted(a.Ways), sorted(a.ForwardTo)
+	if unlimited {
+		a.ForwardTo = nil
+	}
+	return a
+}
+
+// admits is reach for a login that may itself be a glob of this or another rule.
+func (r *compiledRule) admits(login, channel, way string) bool {
+	return r.reach(login, channel, way) == reachAll
+}
+
+func (a Access) denied(login, channel, way string) bool {
+	return slices.ContainsFunc(a.roles, func(r compiledRole) bool { return r.deny != nil && r.deny.denies(login, channel, way) })
+}
+
+// Forward reports whether a TCP forward is allowed; see Targets.Forward for the zero ip.
+func (a Access) Forward(host string, ip netip.Addr, port uint16) bool {
+	return a.target(LocalForward,
+		func(t Targets) bool { return t.Forward(host, ip, port) },
+		func(t Targets) bool { return t.deniesTCP(host, ip, port) })
+}
+
+// Socket reports whether a forward to the socket at an absolute path is allowed.
+func (a Access) Socket(name string) bool {
+	return a.target(SocketForward,
+		func(t Targets) bool { return t.Socket(name) },
+		func(t Targets) bool { return t.namesSocket(name) })
+}
+
+// target asks each login and way the access still covers; after For that is one of each.
+func (a Access) target(channel string, allows, denies func(Targets) bool) bool {
+	for _, login := range a.Logins {
+		for _, way := range a.Ways {
+			if a.denied(login, channel, way) {
+				continue
+			}
+			taken := slices.ContainsFunc(a.roles, func(r compiledRole) bool {
+				return r.deny != nil && r.deny.concerns(login, channel, way) && denies(r.deny.targets)
+			})
+			given := slices.ContainsFunc(a.roles, func(r compiledRole) bool {
+				return r.allow != nil && r.allow.admits(login, channel, way) && allows(r.allow.targets)
+			})
+			if given && !taken {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// strictness orders the recording modes; one that is not known counts as strictest.
+var strictness = []string{"off", RecordBestEffort, "strict"}
+
+func stricter(a, b string) string {
+	if a == "" {
+		return b
+	}
+	rank := func(s string) int {
+		if i := slices.Index(strictness, s); i >= 0 {
+			return i
+		}
+		return len(strictness)
+	}
+	if d := cmp.Compare(rank(a), rank(b)); d > 0 || d == 0 && a > b {
+		return a
+	}
+	return b
+}
