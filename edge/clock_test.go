@@ -1,0 +1,67 @@
+package edge
+
+import (
+	"testing"
+	"time"
+)
+
+func TestAClockBelowItsFloorIsNotBelieved(t *testing.T) {
+	build := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	c := newClock(func() time.Time { return time.Unix(3600, 0) }, time.Time{}, build)
+	if got := c.Now(); !got.Equal(build) {
+		t.Fatalf("in 1970 the clock says %v, want the build time", got)
+	}
+	if c.Trusted() {
+		t.Fatal("a floor is not a trusted time")
+	}
+}
+
+func TestSignedTimeReplacesTheSystemClockInBothDirections(t *testing.T) {
+	signed := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	for _, system := range []time.Time{time.Unix(0, 0), time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC)} {
+		now := system
+		c := newClock(func() time.Time { return now })
+		c.Adopt(signed, true)
+		now = now.Add(5 * time.Second)
+		if got := c.Now(); !got.Equal(signed.Add(5 * time.Second)) {
+			t.Fatalf("5 s after the signed time on a machine in %d the clock says %v", system.Year(), got)
+		}
+		if !c.Trusted() {
+			t.Fatal("signed time is not trusted")
+		}
+	}
+}
+
+func TestABeaconIsOnlyALowerBound(t *testing.T) {
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	c := newClock(func() time.Time { return now })
+	c.Adopt(now.Add(-40*time.Second), false)
+	if got := c.Now(); !got.Equal(now) {
+		t.Fatalf("a beacon 40 s old put the clock at %v, want it left at %v", got, now)
+	}
+	c.Adopt(now.Add(-20*time.Second), false)
+	if got := c.Now(); !got.Equal(now) {
+		t.Fatalf("an older beacon put the clock back to %v", got)
+	}
+	c.Adopt(now.Add(time.Hour), false)
+	if got := c.Now(); !got.Equal(now.Add(time.Hour)) {
+		t.Fatalf("a beacon an hour ahead left the clock at %v", got)
+	}
+}
+
+func TestTheStoredFloorMovesRarelyAndNeverFar(t *testing.T) {
+	stored := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	for _, tt := range []struct {
+		name         string
+		signed, want time.Time
+	}{
+		{"a day later is no reason to write", stored.AddDate(0, 0, 1), stored},
+		{"earlier never", stored.AddDate(-1, 0, 0), stored},
+		{"two months later", stored.AddDate(0, 2, 0), stored.AddDate(0, 2, 0)},
+		{"a century later is a year", stored.AddDate(100, 0, 0), stored.Add(floorLeap)},
+	} {
+		if got := nextFloor(stored, tt.signed); !got.Equal(tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+	}
+}

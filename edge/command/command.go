@@ -1,0 +1,256 @@
+// Package command is the command line of hawser-edge: flags to Config, Run, exit code. `hawser up` uses it too, for the agents it starts.
+//
+// Start from [Main]. stdout is data, stderr is words. Exit codes: 0, 1 failed, 2 usage.
+package command
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/spf13/pflag"
+
+	"hawser/edge"
+	"hawser/edge/session"
+	"hawser/tunnel"
+	"hawser/tunnel/wire"
+)
+
+const usage = `hawser-edge keeps this device reachable through its cluster.
+
+  hawser-edge run    --state DIR [--token TOKEN] [--name NAME] [--label k=v]... [--hub ADDR]...
+                     joins first if DIR holds no identity, then serves until it is told to stop
+  hawser-edge join   --state DIR --token TOKEN [--name NAME] [--label k=v]...    only joins
+  hawser-edge status [--state DIR]    says who this device is; inside a session, which session that is
+  hawser-edge leave  --state DIR      forgets the identity and the key
+  hawser-edge doctor [--state DIR] [--hub ADDR]...    checks what an agent needs
+  hawser-edge version
+
+Every flag may also come from the environment: HAWSER_STATE, HAWSER_TOKEN, HAWSER_NAME, HAWSER_LABEL, HAWSER_HUB,
+HAWSER_CARRIER, HAWSER_LOG_LEVEL (lists separated by commas). A flag wins.
+`
+
+// DefaultState is where the identity lives unless told otherwise; packages keep it across upgrades.
+const DefaultState = "/etc/hawser-edge"
+
+// buildTime is when this program was linked, Unix seconds: -ldflags "-X hawser/edge/command.buildTime=1763683200". It is the floor of the clock.
+var buildTime string
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// errUsage wraps what is wrong with the command line.
+var errUsage = errors.New("usage")
+
+// options are the flags of all commands.
+type options struct {
+	state, token, name, carrier, logLevel string
+	labels, hubs                          []string
+}
+
+// Main runs one command and returns the exit code of the process.
+func Main(args []string, stdout, stderr io.Writer) int {
+	if code, ok := session.RunHelper(append([]string{"hawser-edge"}, args...)); ok {
+		return code
+	}
+	err := run(args, stdout, stderr)
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, errUsage):
+		fmt.Fprintf(stderr, "hawser-edge: %v\nTry `hawser-edge help`.\n", strings.TrimPrefix(err.Error(), errUsage.Error()+": "))
+		return exitUsage
+	default:
+		fmt.Fprintf(stderr, "hawser-edge: %v\n", err)
+		return exitFailed
+	}
+}
+
+func run(args []string, stdout, stderr io.Writer) error {
+	if len(args) == 0 {
+		fmt.Fprint(stderr, usage)
+		return fmt.Errorf("%w: no command given", errUsage)
+	}
+	name := args[0]
+	var do func(o *options, stdout, stderr io.Writer) error
+	switch name {
+	case "run":
+		do = runAgent
+	case "join":
+		do = join
+	case "status":
+		do = status
+	case "leave":
+		do = leave
+	case "doctor":
+		do = doctor
+	case "version", "--version":
+		fmt.Fprintln(stdout, tunnel.Version())
+		return nil
+	case "help", "--help", "-h":
+		fmt.Fprint(stdout, usage)
+		return nil
+	default:
+		return fmt.Errorf("%w: unknown command \"%s\"", errUsage, wire.Quote(name, 80))
+	}
+	o, err := parse(name, args[1:])
+	if errors.Is(err, pflag.ErrHelp) {
+		fmt.Fprint(stdout, usage)
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUsage, err)
+	}
+	return do(o, stdout, stderr)
+}
+
+// parse reads flags and environment; each command knows only the flags that mean something to it.
+func parse(command string, args []string) (*options, error) {
+	o := &options{}
+	fs := pflag.NewFlagSet(command, pflag.ContinueOnError)
+	fs.SetOutput(io.Discard)
+	fs.Usage = func() {}
+	fs.StringVar(&o.state, "state", env("STATE", DefaultState), "directory of the identity")
+	isFor := func(commands ...string) bool { return slices.Contains(commands, command) }
+	if isFor("run", "join") {
+		fs.StringVar(&o.token, "token", os.Getenv("HAWSER_TOKEN"), "join token")
+	}
+	if isFor("run", "join") {
+		fs.StringVar(&o.name, "name", os.Getenv("HAWSER_NAME"), "device name")
+	}
+	if isFor("run", "join") {
+		fs.StringArrayVar(&o.labels, "label", list("LABEL"), "key=value")
+	}
+	if isFor("run", "join", "doctor") {
+		fs.StringArrayVar(&o.hubs, "hub", list("HUB"), "host:port")
+	}
+	if isFor("run", "join") {
+		fs.StringVar(&o.carrier, "carrier", env("CARRIER", "any"), "any, quic or tls")
+	}
+	if isFor("run", "join") {
+		fs.StringVar(&o.logLevel, "log-level", env("LOG_LEVEL", "info"), "debug, info, warn or error")
+	}
+	if err := fs.Parse(args); err != nil {
+		return nil, err
+	}
+	if fs.NArg() > 0 {
+		return nil, fmt.Errorf("unexpected argument \"%s\"", wire.Quote(fs.Arg(0), 80))
+	}
+	return o, nil
+}
+
+func env(name, otherwise string) string {
+	if v := os.Getenv("HAWSER_" + name); v != "" {
+		return v
+	}
+	return otherwise
+}
+
+func list(name string) []string {
+	var out []string
+	for s := range strings.SplitSeq(os.Getenv("HAWSER_"+name), ",") {
+		if s = strings.TrimSpace(s); s != "" {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+// config makes the agent's configuration of the options.
+func (o *options) config(stderr io.Writer) (edge.Config, error) {
+	c := edge.Config{State: o.state, Token: o.token, Name: o.name, Hubs: o.hubs, Version: tunnel.Version(), BuildTime: built()}
+	switch o.carrier {
+	case "any", "":
+	case "quic":
+		c.Carriers = edge.OnlyQUIC
+	case "tls":
+		c.Carriers = edge.OnlyTLS
+	default:
+		return c, fmt.Errorf("%w: --carrier \"%s\" is none of any, quic, tls", errUsage, wire.Quote(o.carrier, 80))
+	}
+	for _, l := range o.labels {
+		key, value, ok := strings.Cut(l, "=")
+		if !ok || key == "" {
+			return c, fmt.Errorf("%w: --label \"%s\" is not key=value", errUsage, wire.Quote(l, 80))
+		}
+		c.Labels = append(c.Labels, wire.Label{Key: key, Value: value})
+	}
+	level, err := logLevel(o.logLevel)
+	if err != nil {
+		return c, err
+	}
+	c.Logger = tunnel.NewTextLogger(stderr, level)
+	if err := c.Validate(); err != nil {
+		return c, fmt.Errorf("%w: %w", errUsage, err)
+	}
+	return c, nil
+}
+
+func logLevel(s string) (tunnel.Level, error) {
+	for _, l := range []tunnel.Level{tunnel.LevelDebug, tunnel.LevelInfo, tunnel.LevelWarn, tunnel.LevelError} {
+		if s == l.String() {
+			return l, nil
+		}
+	}
+	return 0, fmt.Errorf("%w: --log-level \"%s\" is none of debug, info, warn, error", errUsage, wire.Quote(s, 80))
+}
+
+// built is the link's time, or zero.
+func built() time.Time {
+	n, err := strconv.ParseInt(buildTime, 10, 64)
+	if err != nil {
+		return time.Time{}
+	}
+	return time.Unix(n, 0)
+}
+
+// untilSignal is a context that a SIGTERM, SIGINT or SIGHUP ends.
+func untilSignal() (context.Context, context.CancelFunc) {
+	return signal.NotifyContext(context.Background(), syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
+}
+
+func runAgent(o *options, _, stderr io.Writer) error {
+	cfg, err := o.config(stderr)
+	if err != nil {
+		return err
+	}
+	edge.TuneMemory()
+	a, err := edge.New(cfg)
+	if err != nil {
+		return err
+	}
+	ctx, stop := untilSignal()
+	defer stop()
+	return a.Run(ctx)
+}
+
+func join(o *options, stdout, stderr io.Writer) error {
+	cfg, err := o.config(stderr)
+	if err != nil {
+		return err
+	}
+	a, err := edge.New(cfg)
+	if err != nil {
+		return err
+	}
+	ctx, stop := untilSignal()
+	defer stop()
+	if err := a.Join(ctx); err != nil {
+		return err
+	}
+	name, uuid, cluster := a.Identity()
+	fmt.Fprintf(stdout, "name: %s\nuuid: %s\ncluster: %s\n", name, uuid, cluster)
+	return nil
+}

@@ -1,0 +1,79 @@
+package edge
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"hawser/tunnel"
+	"hawser/tunnel/wire"
+)
+
+// Carriers says which carriers an agent may dial.
+type Carriers uint8
+
+const (
+	// AnyCarrier races QUIC and TLS; the zero value.
+	AnyCarrier Carriers = iota
+	// OnlyQUIC dials UDP alone.
+	OnlyQUIC
+	// OnlyTLS dials TCP alone.
+	OnlyTLS
+)
+
+// Config is what an agent is told. The zero value of a field means what its comment says.
+type Config struct {
+	// State is the directory that holds the identity. Required. Created 0700 when absent.
+	State string
+	// Token joins a cluster when State holds no identity yet; empty: State must hold one.
+	Token string
+	// Name is the device name wanted at the join; empty: the cleaned hostname. Ignored once joined.
+	Name string
+	// Labels travel with the registration; policy matches those that auth has from the token, not these.
+	Labels []wire.Label
+	// Hubs are addresses (host:port) dialled instead of those of the token or the identity; empty: those.
+	Hubs []string
+	// Carriers restricts what is dialled.
+	Carriers Carriers
+	// Version is what the agent calls itself; empty: "dev".
+	Version string
+	// BuildTime is the earliest the clock can be, from the link; zero: no floor from the build.
+	BuildTime time.Time
+	// Executable is the program that sessions re-execute for a subsystem (sftp as another login); empty: this program.
+	Executable string
+	// Logger is told what happens; nil discards.
+	Logger tunnel.Logger
+	// Now is the system clock; nil: time.Now.
+	Now func() time.Time
+}
+
+// ErrConfig wraps every problem Validate finds.
+var ErrConfig = errors.New("bad configuration")
+
+// Validate reports every problem at once.
+func (c *Config) Validate() error {
+	var problems []error
+	bad := func(format string, args ...any) {
+		problems = append(problems, fmt.Errorf("%w: %w", ErrConfig, fmt.Errorf(format, args...)))
+	}
+	if c.State == "" {
+		bad("no state directory; give --state DIR")
+	}
+	if c.Name != "" {
+		if err := wire.CheckDeviceName(c.Name); err != nil {
+			bad("name: %w", err)
+		}
+	}
+	for _, h := range c.Hubs {
+		if _, _, err := splitHostPort(h); err != nil {
+			bad("hub address %s: %w", wire.Quote(h, 80), err)
+		}
+	}
+	if len(c.Labels) > maxLabels {
+		bad("%d labels; at most %d", len(c.Labels), maxLabels)
+	}
+	if c.Carriers > OnlyTLS {
+		bad("carrier %d does not exist", c.Carriers)
+	}
+	return errors.Join(problems...)
+}

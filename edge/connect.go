@@ -1,0 +1,348 @@
+package edge
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hawser/auth/ca"
+	"hawser/tunnel"
+	"hawser/tunnel/identity"
+	"hawser/tunnel/quicconn"
+	"hawser/tunnel/wire"
+	"hawser/tunnel/yamuxconn"
+)
+
+// ErrHub is a hub whose certificate is not one of this cluster's hubs.
+var ErrHub = errors.New("the peer is not a hub of this cluster")
+
+// connect resolves the hubs anew and races them. With leaving set, its hub comes last: it said it goes away.
+func (a *Agent) connect(ctx context.Context, leaving *link) (*link, <-chan *result[*link], error) {
+	attemptCtx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	found, err := a.resolver.resolve(attemptCtx, a.hubs())
+	if err != nil {
+		cancel()
+		return nil, nil, err
+	}
+	if leaving != nil {
+		found = lastly(found, leaving.at.addr)
+	}
+	r, late, err := race(attemptCtx, plan(found, a.cfg.Carriers), quicGrace, func(rctx context.Context, at attempt) (*link, error) {
+		return a.establish(ctx, rctx, at)
+	}, func(l *link) { l.close(wire.CloseNormal, "another tunnel was first") })
+	if err != nil {
+		cancel()
+		<-late
+		return nil, nil, err
+	}
+	out := make(chan *result[*link], 1)
+	go func() { // ends when the race's own stragglers do: within quicGrace
+		defer cancel()
+		out <- <-late
+	}()
+	return r.value, out, nil
+}
+
+// lastly moves the addresses equal to addr to the end.
+func lastly(list []resolved, addr netip.AddrPort) []resolved {
+	var first, last []resolved
+	for _, r := range list {
+		if r.addr == addr {
+			last = append(last, r)
+		} else {
+			first = append(first, r)
+		}
+	}
+	return append(first, last...)
+}
+
+// tryQUIC re-probes QUIC while the tunnel is on TLS.
+func (a *Agent) tryQUIC(ctx context.Context) *link {
+	attemptCtx, cancel := context.WithTimeout(ctx, attemptTimeout)
+	defer cancel()
+	found, err := a.resolver.resolve(attemptCtx, a.hubs())
+	if err != nil {
+		return nil
+	}
+	r, late, err := race(attemptCtx, plan(found, OnlyQUIC), 0, func(rctx context.Context, at attempt) (*link, error) {
+		return a.establish(ctx, rctx, at)
+	}, func(l *link) { l.close(wire.CloseNormal, "another tunnel was first") })
+	<-late
+	if err != nil {
+		tunnel.Debug(a.log, "QUIC is still blocked", "error", err)
+		return nil
+	}
+	tunnel.Info(a.log, "QUIC works again", "hub", r.value.challenge.HubName)
+	return r.value
+}
+
+func (a *Agent) hubs() []string {
+	if len(a.cfg.Hubs) > 0 {
+		return a.cfg.Hubs
+	}
+	return a.state.get().Hubs
+}
+
+// dial opens one carrier.
+func (a *Agent) dial(ctx context.Context, at attempt, tc *tls.Config) (tunnel.Conn, error) {
+	if at.carrier == tunnel.CarrierQUIC {
+		return quicconn.Dial(ctx, at.addr, tc, quicconn.Options{Small: a.machine.small(), Logger: a.log})
+	}
+	d := net.Dialer{
+		// 270 s is below the 5 min after which the least patient NATs forget a TCP mapping; three probes, 10 s apart, find a dead path.
+		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepaliveIdle, Interval: keepaliveInterval, Count: keepaliveCount},
+		ControlContext: func(_ context.Context, _, _ string, c syscall.RawConn) error {
+			return c.Control(func(fd uintptr) {
+				// Best effort: without it the kernel's own retransmission limit holds, some 15 minutes.
+				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout/time.Millisecond))
+			})
+		},
+	}
+	nc, err := d.DialContext(ctx, "tcp", at.addr.String())
+	if err != nil {
+		return nil, err
+	}
+	conn, err := yamuxconn.Client(ctx, nc, tc, yamuxconn.Options{Logger: a.log})
+	if err != nil {
+		nc.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+// verifyHub decides on a hub's chain. Until auth has signed the time of this run our clock proves nothing, so a certificate that is
+// only out of its time passes here and is held against the signed time when that has come (see link.adoptTime).
+func (a *Agent) verifyHub(cs tls.ConnectionState, trust *ca.Trust) error {
+	if len(cs.PeerCertificates) == 0 {
+		return fmt.Errorf("%w: no certificate", ErrHub)
+	}
+	now := a.clock.Now()
+	if !a.clock.Trusted() {
+		now = within(cs.PeerCertificates[0], now)
+	}
+	id, err := ca.VerifyPeer(cs.PeerCertificates, trust, now)
+	if err != nil {
+		return fmt.Errorf("%w: %w", ErrHub, err)
+	}
+	if err := id.Require(ca.RoleHub); err != nil {
+		return fmt.Errorf("%w: %w", ErrHub, err)
+	}
+	return nil
+}
+
+// checkChallenge holds a challenge against the certificate of who sent it.
+func (a *Agent) checkChallenge(conn tunnel.Conn, c *wire.Challenge, cluster string) error {
+	if c.Version != wire.Version {
+		return fmt.Errorf("the hub speaks version %d of the protocol, this agent version %d; update the older", c.Version, wire.Version)
+	}
+	if c.Cluster != cluster {
+		return fmt.Errorf("%w: it says it is of cluster \"%s\"", ErrHub, wire.Quote(c.Cluster, 80))
+	}
+	if peer := conn.ConnectionState().PeerCertificates; len(peer) == 0 || peer[0].Subject.CommonName != c.HubUUID.String() {
+		return fmt.Errorf("%w: it says it is hub %s, its certificate does not", ErrHub, c.HubUUID)
+	}
+	return nil
+}
+
+// establish dials and registers. The link outlives rctx, which bounds the set-up, and ends with ctx at the latest.
+func (a *Agent) establish(ctx, rctx context.Context, at attempt) (*link, error) {
+	l, err := a.openAt(ctx, rctx, at, false)
+	if r, ok := errors.AsType[*RefusedError](err); ok && r.Code == wire.CloseExpired || errors.Is(err, errExpired) {
+		// The certificate is over: a renew-only tunnel first.
+		if l, err = a.openAt(ctx, rctx, at, true); err == nil && l == nil {
+			l, err = a.openAt(ctx, rctx, at, false)
+		}
+	}
+	if r, ok := errors.AsType[*RefusedError](err); ok && r.authority() {
+		return nil, &finalError{err}
+	}
+	return l, err
+}
+
+// errExpired says that our own certificate is over by the time we know.
+var errExpired = errors.New("the device's certificate has expired")
+
+// openAt opens one tunnel and registers on it, or renews on it and closes it (then the link is nil).
+func (a *Agent) openAt(ctx, rctx context.Context, at attempt, renew bool) (*link, error) {
+	creds, trust := a.state.get(), a.state.anchors()
+	_, notAfter, err := validity(creds)
+	if err != nil {
+		return nil, err
+	}
+	if !renew && a.clock.Trusted() && !a.clock.Now().Before(notAfter) {
+		return nil, errExpired
+	}
+	conn, err := a.dial(rctx, at, clientTLS(creds.TLSCertificate(), func(cs tls.ConnectionState) error {
+		return a.verifyHub(cs, trust)
+	}, tunnel.ALPN))
+	if err != nil {
+		return nil, err
+	}
+	l := newLink(a, conn, at)
+	if err := l.setUp(rctx, creds, renew); err != nil {
+		code := wire.CloseNormal
+		if errors.Is(err, ErrHub) {
+			code = wire.CloseProtocol
+		}
+		_ = conn.CloseWithError(code, "")
+		return nil, err
+	}
+	if renew {
+		return nil, conn.CloseWithError(wire.CloseNormal, "")
+	}
+	l.start(ctx)
+	return l, nil
+}
+
+// setUp reads the challenge and registers, or renews.
+func (l *link) setUp(ctx context.Context, creds *identity.Credentials, renew bool) error {
+	a := l.a
+	challenge, err := receiveAs[*wire.Challenge](ctx, l.conn, "challenge")
+	if err != nil {
+		return err
+	}
+	if err := a.checkChallenge(l.conn, challenge, creds.Cluster); err != nil {
+		return err
+	}
+	l.challenge = *challenge
+	if renew {
+		if err := tunnel.Send(l.conn, wire.Renew{Counter: creds.Counter}); err != nil {
+			return err
+		}
+		m, err := receive(ctx, l.conn)
+		if err != nil {
+			return fmt.Errorf("wait for the answer to renew: %w", closeRefusal("renew", err))
+		}
+		return a.renewed(m)
+	}
+	return l.register(ctx, creds)
+}
+
+// register sends REGISTER and waits for its ACK. Counters must reach the hubs in order, for a hub refuses one that is not above the last, so
+// of the attempts of a race one registers at a time, and the next has the next counter.
+func (l *link) register(ctx context.Context, creds *identity.Credentials) error {
+	a := l.a
+	if err := a.takeTurn(ctx); err != nil {
+		return err
+	}
+	defer a.giveTurn()
+	uuid, err := wire.ParseUUID(creds.UUID)
+	if err != nil {
+		return err
+	}
+	l.nonce = newNonce()
+	counter := a.counter.Add(1)
+	r := wire.Register{
+		UUID: uuid, Hub: l.challenge.HubUUID, Incarnation: a.incarnation, Counter: counter, TimeNonce: l.nonce,
+		Info: a.info(creds, counter == 1),
+	}
+	r.Signature = ed25519.Sign(creds.Key, wire.RegisterTBS(l.challenge.Nonce, r))
+	if err := tunnel.Send(l.conn, r); err != nil {
+		return fmt.Errorf("send register: %w", err)
+	}
+	for {
+		m, err := receive(ctx, l.conn)
+		if err != nil {
+			return fmt.Errorf("wait for the answer to register: %w", closeRefusal("register", err))
+		}
+		switch m := m.(type) {
+		case *wire.Ack:
+			if m.HubIncarnation != l.challenge.HubIncarnation {
+				return fmt.Errorf("%w: its incarnation changed within a tunnel", ErrHub)
+			}
+			l.ack = *m
+			return nil
+		case *wire.Refused:
+			return refused("register", m)
+		default:
+			if len(l.early) == maxEarly {
+				return fmt.Errorf("the hub sent %d messages before its answer to register", maxEarly)
+			}
+			l.early = append(l.early, m)
+		}
+	}
+}
+
+// takeTurn waits for the right to be the one that registers or joins.
+func (a *Agent) takeTurn(ctx context.Context) error {
+	select {
+	case a.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (a *Agent) giveTurn() { <-a.turn }
+
+// info describes the device.
+func (a *Agent) info(c *identity.Credentials, restart bool) wire.Info {
+	host, _ := os.Hostname()
+	return wire.Info{
+		Name: c.Name, Hostname: truncate(host, 255), AgentVersion: a.cfg.Version, Arch: runtime.GOARCH, OS: runtime.GOOS,
+		Labels: a.cfg.Labels, Addresses: localAddresses(), UID: uint32(os.Getuid()), Restart: restart,
+	}
+}
+
+// localAddresses are the addresses of the interfaces, without loopback and link-local ones.
+func localAddresses() []string {
+	list, err := net.InterfaceAddrs()
+	if err != nil {
+		return nil
+	}
+	var out []string
+	for _, a := range list {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && len(out) < maxInfoAddresses {
+			if ip := p.Addr().Unmap(); ip.IsGlobalUnicast() {
+				out = append(out, ip.String())
+			}
+		}
+	}
+	return out
+}
+
+// receive returns the next control message that we know, within messageTimeout.
+func receive(ctx context.Context, conn tunnel.Conn) (wire.Message, error) {
+	ctx, cancel := context.WithTimeout(ctx, messageTimeout)
+	defer cancel()
+	return tunnel.Receive(ctx, conn)
+}
+
+// receiveAs is receive for a message of one type.
+func receiveAs[T wire.Message](ctx context.Context, conn tunnel.Conn, what string) (T, error) {
+	var zero T
+	m, err := receive(ctx, conn)
+	if err != nil {
+		return zero, fmt.Errorf("wait for the hub's %s: %w", what, closeRefusal("connect", err))
+	}
+	if r, ok := m.(*wire.Refused); ok {
+		return zero, refused("connect", r)
+	}
+	t, ok := m.(T)
+	if !ok {
+		return zero, fmt.Errorf("the hub sent message %d where its %s was due", m.Type(), what)
+	}
+	return t, nil
+}
+
+func refused(what string, r *wire.Refused) error {
+	return &RefusedError{What: what, Code: r.Code, Message: r.Message, RetryAfter: r.RetryAfter}
+}
+
+// closeRefusal makes a *RefusedError of a tunnel that the hub closed with a code.
+func closeRefusal(what string, err error) error {
+	if c, ok := errors.AsType[*wire.CloseError](err); ok && c.Remote && c.Code != wire.CloseNormal {
+		return &RefusedError{What: what, Code: c.Code, Message: c.Reason, RetryAfter: c.RetryAfter}
+	}
+	return err
+}

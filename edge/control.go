@@ -1,0 +1,138 @@
+package edge
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"hawser/auth/ca"
+	"hawser/auth/policy"
+	"hawser/tunnel"
+	"hawser/tunnel/identity"
+	"hawser/tunnel/wire"
+)
+
+// handle acts on one control message. An error leaves everything as it was.
+func (l *link) handle(m wire.Message) error {
+	a := l.a
+	switch m := m.(type) {
+	case *wire.Policy:
+		return l.adoptPolicy(m.Blob)
+	case *wire.Locks:
+		return l.adoptLocks(m)
+	case *wire.Trust:
+		return a.adoptTrust(m.Blob)
+	case *wire.Time:
+		l.adoptTime(m.Blob)
+	case *wire.Kill:
+		if !a.live.end(m.SessionID, errors.New(wire.Quote(m.Reason, maxQuoted))) {
+			tunnel.Debug(a.log, "kill of a session that is not here", "session", fmt.Sprintf("%x", m.SessionID))
+		}
+	case *wire.PlaceReply:
+		l.places.reply(m)
+	case *wire.Renewed, *wire.Refused:
+		select {
+		case l.renewal <- m:
+		default:
+			return errors.New("an answer to no question")
+		}
+	case *wire.GoAway:
+		l.goAway(m)
+	case *wire.HubList:
+		// The signed list arrives with the hub mesh; until then the ACK carries the addresses.
+	default:
+		return errors.New("not a message from a hub to a registered edge")
+	}
+	return nil
+}
+
+// adoptPolicy takes a compiled policy that auth signed for this device. An older revision never replaces a newer.
+func (l *link) adoptPolicy(blob []byte) error {
+	a := l.a
+	c, trust := a.state.get(), a.state.anchors()
+	p, err := policy.OpenCompiled(blob, trust.GrantKeys, c.Cluster, c.UUID)
+	if err != nil {
+		return fmt.Errorf("policy: %w", err)
+	}
+	held, locks, _ := a.held()
+	if p.Revision < held.Revision {
+		return fmt.Errorf("policy: revision %d is older than %d, which is in force", p.Revision, held.Revision)
+	}
+	a.update(func() { a.policy = p })
+	tunnel.Debug(a.log, "policy in force", "revision", p.Revision)
+	return tunnel.Send(l.conn, wire.PolicyHeld{Policy: p.Revision, Locks: locks})
+}
+
+// adoptLocks takes a revision of the locks. This version can enforce none, so it confirms only an empty list.
+func (l *link) adoptLocks(m *wire.Locks) error {
+	if len(m.Blob) > 0 {
+		return fmt.Errorf("locks: revision %d holds locks, which this agent cannot enforce; update it", m.Revision)
+	}
+	a := l.a
+	held, locks, _ := a.held()
+	if m.Revision < locks {
+		return fmt.Errorf("locks: revision %d is older than %d, which is in force", m.Revision, locks)
+	}
+	a.update(func() { a.locks = m.Revision })
+	return tunnel.Send(l.conn, wire.PolicyHeld{Policy: held.Revision, Locks: m.Revision})
+}
+
+// adoptTrust takes a trust bundle signed by a tunnel CA that we trust already, stores it when it is newer, and then acts on it.
+func (a *Agent) adoptTrust(blob []byte) error {
+	now := a.state.anchors()
+	next, err := ca.OpenTrust(blob, now.Pins()...)
+	if err != nil {
+		return fmt.Errorf("trust: %w", err)
+	}
+	if next.Cluster != now.Cluster {
+		return fmt.Errorf("trust: of cluster \"%s\"", wire.Quote(next.Cluster, 80))
+	}
+	if next.Revision <= now.Revision {
+		return nil
+	}
+	if err := a.state.replace(next, func(c *identity.Credentials) { c.Trust = blob }); err != nil {
+		return err
+	}
+	tunnel.Info(a.log, "trust renewed", "revision", next.Revision)
+	return nil
+}
+
+// adoptTime takes a time that auth signed: exact when it is over our nonce, else a lower bound. Then the hub's own certificate, which may have passed
+// on a clock that proves nothing, is held against it.
+func (l *link) adoptTime(blob []byte) {
+	if len(blob) == 0 {
+		return
+	}
+	a := l.a
+	t, nonce, err := ca.OpenTime(blob, a.state.anchors())
+	if err != nil {
+		tunnel.Warn(a.log, "refused a signed time", "error", err)
+		return
+	}
+	if nonce != nil && *nonce != l.nonce {
+		tunnel.Warn(a.log, "refused a signed time", "error", "it answers another question")
+		return
+	}
+	before := a.clock.Now()
+	a.update(func() { a.clock.Adopt(t, nonce != nil) })
+	if off := a.clock.Now().Sub(before); off.Abs() > time.Minute {
+		tunnel.Info(a.log, "clock corrected by signed time", "by", off.Round(time.Second))
+	}
+	if err := a.state.raiseFloor(t); err != nil {
+		tunnel.Warn(a.log, "could not store the time", "error", err)
+	}
+	if err := a.verifyHub(l.conn.ConnectionState(), a.state.anchors()); err != nil {
+		tunnel.Warn(a.log, "the hub's certificate does not hold at the signed time", "error", err)
+		l.closeSoon(wire.CloseAuth, "certificate does not hold at the signed time")
+	}
+}
+
+// goAway notes that the hub leaves, and when it closes the tunnel.
+func (l *link) goAway(m *wire.GoAway) {
+	tunnel.Info(l.a.log, "the hub asks to go elsewhere", "code", m.Code, "reason", m.Reason, "deadline", m.Deadline)
+	select {
+	case <-l.away:
+	default:
+		close(l.away)
+	}
+}

@@ -1,0 +1,181 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"hawser/tunnel"
+	"hawser/tunnel/wire"
+)
+
+// link is one registered tunnel. Its goroutines are started by start and ended before done closes.
+type link struct {
+	a    *Agent
+	conn tunnel.Conn
+	at   attempt
+
+	challenge wire.Challenge
+	nonce     [32]byte // that auth was asked to sign the time over
+	ack       wire.Ack
+	early     []wire.Message // came before the ACK
+
+	streams  atomic.Int32  // being served
+	busy     chan struct{} // nudges the heartbeat when the first stream opens; room for one
+	idle     chan struct{} // nudges retire when the last stream ended; room for one
+	away     chan struct{} // closed by GOAWAY
+	replaced chan struct{} // closed by retire
+	leaving  bool          // hold's own: it has acted on away
+
+	places  places
+	renewal chan wire.Message // the answer to RENEW; room for one
+
+	wg   sync.WaitGroup
+	done chan struct{} // closed when the tunnel ended and its goroutines too
+	err  error         // why; valid after done
+}
+
+func newLink(a *Agent, conn tunnel.Conn, at attempt) *link {
+	return &link{
+		a: a, conn: conn, at: at,
+		busy: make(chan struct{}, 1), idle: make(chan struct{}, 1), away: make(chan struct{}), replaced: make(chan struct{}),
+		renewal: make(chan wire.Message, 1), done: make(chan struct{}),
+	}
+}
+
+// start runs the tunnel. ctx ends its streams' sessions, not the tunnel: that is close's.
+func (l *link) start(ctx context.Context) {
+	a := l.a
+	tunnel.Info(a.log, "registered", "hub", l.challenge.HubName, "carrier", l.at.carrier, "address", l.at.addr,
+		"observed", l.ack.Observed, "heartbeat", l.ack.Heartbeat)
+	a.mu.Lock()
+	a.window = min(max(l.ack.RetryWindow, 0), maxWindow)
+	a.mu.Unlock()
+	a.adoptHubs(l.ack.Hubs)
+	l.adoptTime(l.ack.Time)
+	for _, m := range l.early {
+		if err := l.handle(m); err != nil {
+			tunnel.Warn(a.log, "message before the ACK", "error", err)
+		}
+	}
+	l.early = nil
+	l.goDo("control", l.control)
+	l.goDo("heartbeat", l.heartbeat)
+	l.goDo("renewal", l.renewLoop)
+	l.goDo("streams", func(lctx context.Context) error { return l.acceptStreams(lctx, ctx) })
+	l.goDo("uploads", l.uploadLoop)
+	go func() {
+		<-l.conn.Context().Done()
+		l.err = context.Cause(l.conn.Context())
+		l.places.fail(fmt.Errorf("tunnel lost: %w", l.err))
+		l.wg.Wait()
+		close(l.done)
+	}()
+}
+
+// goDo runs f in a goroutine of the link; an error ends the tunnel, a panic too.
+func (l *link) goDo(name string, f func(context.Context) error) {
+	l.wg.Go(func() {
+		defer l.a.guard(name, func() { l.closeSoon(wire.CloseInternal, "internal error") })
+		ctx := l.conn.Context()
+		if err := f(ctx); err != nil && ctx.Err() == nil {
+			tunnel.Warn(l.a.log, "tunnel closed", "part", name, "error", err)
+			code := wire.CloseProtocol
+			if c, ok := errors.AsType[*wire.CloseError](err); ok {
+				code = c.Code
+			}
+			l.closeSoon(code, name)
+		}
+	})
+}
+
+// closeSoon closes the tunnel from one of its own goroutines.
+func (l *link) closeSoon(code wire.CloseCode, reason string) {
+	go l.conn.CloseWithError(code, reason) // awaited through the conn's context and done
+}
+
+// close closes the tunnel and waits.
+func (l *link) close(code wire.CloseCode, reason string) {
+	_ = l.conn.CloseWithError(code, reason)
+	<-l.done
+}
+
+// retire keeps a replaced tunnel for its streams: until the last ended, settleTime, or the end of ctx.
+func (l *link) retire(ctx context.Context) {
+	close(l.replaced)
+	timer := time.NewTimer(settleTime)
+	defer timer.Stop()
+	for l.streams.Load() > 0 {
+		select {
+		case <-l.idle:
+			continue
+		case <-timer.C:
+		case <-l.done:
+		case <-ctx.Done():
+			l.a.live.wait(time.Now().Add(shutdownGrace))
+		}
+		break
+	}
+	l.close(wire.CloseNormal, "replaced by another tunnel")
+}
+
+// control reads control messages until the tunnel ends.
+func (l *link) control(ctx context.Context) error {
+	for {
+		m, err := tunnel.Receive(ctx, l.conn)
+		if err != nil {
+			return err
+		}
+		if err := l.handle(m); err != nil {
+			tunnel.Warn(l.a.log, "refused a message of the hub", "type", m.Type(), "error", err)
+		}
+	}
+}
+
+// adoptHubs takes the hub list of an ACK: written when it changed, at most once an hour, for flash is not for lists that flap.
+func (a *Agent) adoptHubs(hubs []string) {
+	if len(hubs) == 0 {
+		return
+	}
+	for _, h := range hubs {
+		if _, _, err := splitHostPort(h); err != nil {
+			tunnel.Warn(a.log, "the hub named a bad address", "address", h, "error", err)
+			return
+		}
+	}
+	if err := a.state.setHubs(hubs, a.cfg.Now()); err != nil {
+		tunnel.Warn(a.log, "could not store the hub list", "error", err)
+	}
+}
+
+// setHubs replaces the hub list in memory, and in the directory unless that was just done.
+func (s *state) setHubs(hubs []string, now time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if slices.Equal(s.creds.Hubs, hubs) {
+		return nil
+	}
+	next := *s.creds
+	next.Hubs = hubs
+	s.creds = &next
+	if !s.saved.IsZero() && now.Sub(s.saved) < hubListEvery {
+		return nil
+	}
+	s.saved = now
+	return next.Save(s.dir)
+}
+
+// guard recovers a panic of one goroutine: a bug in one stream must not take the device off the air.
+func (a *Agent) guard(what string, then func()) {
+	if r := recover(); r != nil {
+		tunnel.Error(a.log, "panic", "in", what, "value", fmt.Sprint(r), "stack", string(debug.Stack()))
+		if then != nil {
+			then()
+		}
+	}
+}

@@ -1,0 +1,85 @@
+package edge
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"hawser/tunnel"
+	"hawser/tunnel/wire"
+)
+
+// places are the place requests of one tunnel that await their reply. The zero value is ready; safe for concurrent use.
+type places struct {
+	mu      sync.Mutex
+	next    uint32
+	waiting map[uint32]chan *wire.PlaceReply // each with room for one; bounded by e2e's channel limit
+	lost    error
+}
+
+// ask asks for a place and waits for the reply.
+func (l *link) ask(ctx context.Context, r wire.PlaceRequest) (*wire.PlaceReply, error) {
+	ctx, cancel := context.WithTimeout(ctx, placeTimeout)
+	defer cancel()
+	id, reply, err := l.places.begin()
+	if err != nil {
+		return nil, err
+	}
+	defer l.places.forget(id)
+	r.ID = id
+	if err := tunnel.Send(l.conn, r); err != nil {
+		return nil, fmt.Errorf("ask for a place: %w", err)
+	}
+	select {
+	case m, ok := <-reply:
+		if !ok {
+			return nil, errors.New("ask for a place: the tunnel was lost")
+		}
+		return m, nil
+	case <-ctx.Done():
+		return nil, fmt.Errorf("ask for a place: %w", context.Cause(ctx))
+	}
+}
+
+func (p *places) begin() (uint32, chan *wire.PlaceReply, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.lost != nil {
+		return 0, nil, p.lost
+	}
+	if p.waiting == nil {
+		p.waiting = map[uint32]chan *wire.PlaceReply{}
+	}
+	p.next++
+	ch := make(chan *wire.PlaceReply, 1)
+	p.waiting[p.next] = ch
+	return p.next, ch, nil
+}
+
+func (p *places) forget(id uint32) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.waiting, id)
+}
+
+// reply delivers a reply; one that nobody awaits any more is dropped, and the place with it at the hub's lease.
+func (p *places) reply(m *wire.PlaceReply) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if ch, ok := p.waiting[m.ID]; ok {
+		delete(p.waiting, m.ID)
+		ch <- m
+	}
+}
+
+// fail ends all that wait, and those to come.
+func (p *places) fail(why error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.lost = why
+	for id, ch := range p.waiting {
+		delete(p.waiting, id)
+		close(ch)
+	}
+}

@@ -1,0 +1,251 @@
+package edge
+
+import (
+	"bytes"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"hawser/auth/ca"
+	"hawser/tunnel/identity"
+	"hawser/tunnel/wire"
+)
+
+// floorFile holds the stored floor of the clock: Unix seconds, 8 bytes.
+const floorFile = "floor"
+
+// ErrNoIdentity says that the state directory holds no identity and no token was given.
+var ErrNoIdentity = errors.New("this device has not joined a cluster")
+
+// state is the identity in the state directory. Safe for concurrent use; what get returns is never changed.
+type state struct {
+	dir *identity.Dir
+
+	mu    sync.Mutex
+	creds *identity.Credentials
+	trust *ca.Trust // nil before the join
+	saved time.Time // when the hub list was last written
+}
+
+// openState opens and locks the directory, reads the identity, and makes the key when there is none.
+func openState(path string) (*state, error) {
+	dir, err := identity.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("state directory: %w", err)
+	}
+	s := &state{dir: dir}
+	if err := s.load(); err != nil {
+		dir.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+func (s *state) load() error {
+	if err := s.dir.Lock(); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	creds, err := identity.Load(s.dir)
+	if errors.Is(err, identity.ErrNotExist) {
+		_, key, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			return fmt.Errorf("make the device key: %w", err)
+		}
+		creds = &identity.Credentials{Key: key}
+		if err := creds.Save(s.dir); err != nil {
+			return fmt.Errorf("store the device key: %w", err)
+		}
+	} else if err != nil {
+		return fmt.Errorf("read identity: %w", err)
+	}
+	s.creds = creds
+	if creds.UUID == "" {
+		return nil
+	}
+	if s.trust, err = storedTrust(creds); err != nil {
+		return fmt.Errorf("read identity: %w", err)
+	}
+	return nil
+}
+
+// storedTrust opens the bundle we stored, which was verified before it was stored: it is checked against itself, which finds damage.
+func storedTrust(c *identity.Credentials) (*ca.Trust, error) {
+	if len(c.Chain) == 0 {
+		return nil, errors.New("no certificate")
+	}
+	pin, err := ca.Pin(c.Chain[len(c.Chain)-1])
+	if err != nil {
+		return nil, err
+	}
+	trust, err := ca.OpenTrust(c.Trust, pin)
+	if err != nil {
+		return nil, err
+	}
+	if trust.Cluster != c.Cluster {
+		return nil, fmt.Errorf("trust is of cluster \"%s\", identity of \"%s\"", wire.Quote(trust.Cluster, 80), wire.Quote(c.Cluster, 80))
+	}
+	return trust, nil
+}
+
+func (s *state) close() { s.dir.Close() }
+
+func (s *state) get() *identity.Credentials {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.creds
+}
+
+func (s *state) anchors() *ca.Trust {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.trust
+}
+
+func (s *state) joined() bool { return s.get().UUID != "" }
+
+// replace stores what change makes of a copy of the identity, and only then acts on it.
+func (s *state) replace(trust *ca.Trust, change func(*identity.Credentials)) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	next := *s.creds
+	change(&next)
+	if err := next.Save(s.dir); err != nil {
+		return fmt.Errorf("store identity: %w", err)
+	}
+	s.creds = &next
+	if trust != nil {
+		s.trust = trust
+	}
+	return nil
+}
+
+// floor is the stored floor of the clock; the zero time when there is none.
+func (s *state) floor() time.Time {
+	b, err := s.dir.Read(floorFile)
+	if err != nil || len(b) != 8 {
+		return time.Time{}
+	}
+	return time.Unix(int64(binary.BigEndian.Uint64(b)), 0)
+}
+
+// raiseFloor stores a signed time when the step is worth a write.
+func (s *state) raiseFloor(signed time.Time) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	stored := s.floor()
+	next := nextFloor(stored, signed)
+	if next.Equal(stored) {
+		return nil
+	}
+	return s.dir.Write(floorFile, binary.BigEndian.AppendUint64(nil, uint64(next.Unix())))
+}
+
+// hostSigner is the device's SSH host key with its certificate.
+func hostSigner(c *identity.Credentials) (ssh.Signer, error) {
+	signer, err := ssh.NewSignerFromKey(c.Key)
+	if err != nil {
+		return nil, err
+	}
+	pub, err := ssh.ParsePublicKey(c.SSHCert)
+	if err != nil {
+		return nil, fmt.Errorf("host certificate: %w", err)
+	}
+	cert, ok := pub.(*ssh.Certificate)
+	if !ok {
+		return nil, errors.New("host certificate: not a certificate")
+	}
+	return ssh.NewCertSigner(cert, signer)
+}
+
+// checkIssued holds what auth issued against what it must be: for our key, for this device, under the trust that came with it. The clock may
+// still be wrong, so times are not checked.
+func checkIssued(key ed25519.PrivateKey, uuid, cluster string, chain [][]byte, sshCert []byte, trust *ca.Trust) error {
+	certs, err := parseChain(chain)
+	if err != nil {
+		return err
+	}
+	leaf := certs[0]
+	pub, ok := leaf.PublicKey.(ed25519.PublicKey)
+	if !ok || !pub.Equal(key.Public()) {
+		return errors.New("the certificate is for another key")
+	}
+	id, err := ca.VerifyPeer(certs, trust, within(leaf, leaf.NotBefore.Add(time.Second)))
+	if err != nil {
+		return err
+	}
+	if err := id.Require(ca.RoleDevice); err != nil {
+		return err
+	}
+	if id.UUID != uuid || id.Cluster != cluster {
+		return fmt.Errorf("the certificate names device \"%s\" of \"%s\"", wire.Quote(id.UUID, 80), wire.Quote(id.Cluster, 80))
+	}
+	host, err := hostSigner(&identity.Credentials{Key: key, SSHCert: sshCert})
+	if err != nil {
+		return err
+	}
+	cert := host.PublicKey().(*ssh.Certificate)
+	plain, err := ssh.NewPublicKey(key.Public())
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(cert.Key.Marshal(), plain.Marshal()) {
+		return errors.New("the host certificate is for another key")
+	}
+	return nil
+}
+
+func parseChain(chain [][]byte) ([]*x509.Certificate, error) {
+	if len(chain) == 0 {
+		return nil, errors.New("no certificate")
+	}
+	var out []*x509.Certificate
+	for _, der := range chain {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("certificate: %w", err)
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// within moves t into the validity of the certificate.
+func within(c *x509.Certificate, t time.Time) time.Time {
+	if t.Before(c.NotBefore) {
+		return c.NotBefore
+	}
+	if t.After(c.NotAfter) {
+		return c.NotAfter
+	}
+	return t
+}
+
+// validity is the leaf's NotBefore and NotAfter.
+func validity(c *identity.Credentials) (notBefore, notAfter time.Time, err error) {
+	certs, err := parseChain(c.Chain)
+	if err != nil {
+		return time.Time{}, time.Time{}, err
+	}
+	return certs[0].NotBefore, certs[0].NotAfter, nil
+}
+
+// clientTLS is the TLS configuration of one dial; verify decides on the hub's chain.
+func clientTLS(cert tls.Certificate, verify func(tls.ConnectionState) error, alpn string) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		NextProtos: []string{alpn},
+		// Names do not matter, the cluster's tunnel CA and the role do: verify checks those, resumed handshakes included.
+		InsecureSkipVerify: true,
+		VerifyConnection:   verify,
+		// Not Certificates: a client that chooses by the server's CA list would send none to a hub that knows only a newer CA.
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return &cert, nil },
+	}
+}

@@ -1,0 +1,72 @@
+package edge
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"hawser/tunnel/identity"
+)
+
+// Status is what a state directory says.
+type Status struct {
+	Name, UUID, Cluster string // empty before the join
+	NotBefore, NotAfter time.Time
+	Generation          uint64
+	Hubs                []string
+	Running             bool // an agent holds the directory's lock
+}
+
+// ReadStatus reads a state directory without changing it. Without an identity the error wraps ErrNoIdentity.
+func ReadStatus(path string) (Status, error) {
+	var s Status
+	if _, err := os.Stat(path); err != nil { // identity.Open would create it
+		if errors.Is(err, os.ErrNotExist) {
+			return s, fmt.Errorf("%w: %s does not exist", ErrNoIdentity, path)
+		}
+		return s, fmt.Errorf("state directory: %w", err)
+	}
+	dir, err := identity.Open(path)
+	if err != nil {
+		return s, fmt.Errorf("state directory: %w", err)
+	}
+	defer dir.Close()
+	creds, err := identity.Load(dir)
+	if errors.Is(err, identity.ErrNotExist) {
+		return s, fmt.Errorf("%w: %s is empty", ErrNoIdentity, path)
+	}
+	if err != nil {
+		return s, fmt.Errorf("read identity: %w", err)
+	}
+	s.Running = errors.Is(dir.Lock(), identity.ErrLocked)
+	s.Name, s.UUID, s.Cluster, s.Generation, s.Hubs = creds.Name, creds.UUID, creds.Cluster, creds.Counter, creds.Hubs
+	if s.UUID != "" {
+		if s.NotBefore, s.NotAfter, err = validity(creds); err != nil {
+			return s, fmt.Errorf("read identity: %w", err)
+		}
+	}
+	return s, nil
+}
+
+// Leave forgets the identity and the key. It refuses while an agent runs on the directory.
+func Leave(path string) error {
+	if _, err := os.Stat(path); err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	dir, err := identity.Open(path)
+	if err != nil {
+		return fmt.Errorf("state directory: %w", err)
+	}
+	defer dir.Close()
+	if err := dir.Lock(); err != nil {
+		return fmt.Errorf("stop the agent first: %w", err)
+	}
+	if err := identity.Forget(dir); err != nil {
+		return fmt.Errorf("forget the identity: %w", err)
+	}
+	if err := dir.Remove(floorFile); err != nil && !errors.Is(err, identity.ErrNotExist) {
+		return fmt.Errorf("forget the clock's floor: %w", err)
+	}
+	return nil
+}

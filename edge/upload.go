@@ -1,0 +1,296 @@
+package edge
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"hawser/tunnel"
+	"hawser/tunnel/wire"
+)
+
+// An Upload stream carries the chunks of a recording that this edge made. The hub sends u64, big-endian: the sequence of the chunk it wants next, at the
+// start and after each chunk that is durable at auth. The edge sends frames of u32 length and one stored chunk, in order from that sequence, and half-closes
+// after the last. The hub opens the stream when UPLOAD_WANTED asked for it; one that breaks is asked for again.
+
+// uploads are the recordings being made here, or made and not yet durable. Safe for concurrent use.
+type uploads struct {
+	added chan struct{} // nudges uploadLoop; room for one
+
+	mu   sync.Mutex
+	byID map[[16]byte]*upload // bounded by the sessions, and by uploadLinger after them
+}
+
+// upload is one recording on its way: a bounded queue of chunks.
+type upload struct {
+	id [16]byte
+
+	mu     sync.Mutex
+	first  uint64 // the sequence of chunks[0]
+	chunks [][]byte
+	bytes  int
+	last   bool          // no more chunks will come
+	ended  time.Time     // when last was set
+	gone   bool          // given up
+	active bool          // a stream is sending it
+	wake   chan struct{} // closed and replaced at every change
+}
+
+var (
+	errUploadStalled = errors.New("the recording could not be uploaded in time")
+	errUploadGone    = errors.New("the recording was given up")
+)
+
+func (u *uploads) add(id [16]byte) *upload {
+	up := &upload{id: id, wake: make(chan struct{})}
+	u.mu.Lock()
+	if u.byID == nil {
+		u.byID = map[[16]byte]*upload{}
+	}
+	u.byID[id] = up
+	u.mu.Unlock()
+	nudge(u.added)
+	return up
+}
+
+func (u *uploads) get(id [16]byte) *upload {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.byID[id]
+}
+
+// pending lists the recordings that no stream is sending, and forgets those that are durable or were not fetched within uploadLinger.
+func (u *uploads) pending(now time.Time) (idle []*upload, left int) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for id, up := range u.byID {
+		up.mu.Lock()
+		switch {
+		case up.last && len(up.chunks) == 0, up.last && now.Sub(up.ended) > uploadLinger, up.gone:
+			up.gone, up.chunks, up.bytes = true, nil, 0
+			delete(u.byID, id)
+		case !up.active:
+			idle = append(idle, up)
+		}
+		up.mu.Unlock()
+	}
+	return idle, len(u.byID)
+}
+
+// uploadLoop asks the hub to fetch what is pending, again every uploadRetry, until the link ends or is replaced.
+func (l *link) uploadLoop(ctx context.Context) error {
+	a := l.a
+	for {
+		idle, left := a.uploads.pending(time.Now())
+		for _, up := range idle {
+			if err := tunnel.Send(l.conn, wire.UploadWanted{RecordingID: up.id}); err != nil {
+				return err
+			}
+		}
+		var again <-chan time.Time
+		if left > 0 {
+			again = time.After(uploadRetry)
+		}
+		select {
+		case <-again:
+		case <-a.uploads.added:
+		case <-l.replaced:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+func (u *upload) changedLocked() {
+	close(u.wake)
+	u.wake = make(chan struct{})
+}
+
+// sink takes the next chunk, waiting for room. It is the recorder's Sink.
+func (u *upload) sink(ctx context.Context, seq uint64, chunk []byte) error {
+	if len(chunk) > maxChunk {
+		return fmt.Errorf("chunk of %d bytes", len(chunk))
+	}
+	timer := time.NewTimer(uploadStall)
+	defer timer.Stop()
+	for {
+		u.mu.Lock()
+		if u.gone {
+			u.mu.Unlock()
+			return errUploadGone
+		}
+		if u.bytes == 0 || u.bytes+len(chunk) <= uploadBuffer {
+			if want := u.first + uint64(len(u.chunks)); seq != want {
+				u.mu.Unlock()
+				return fmt.Errorf("chunk %d where %d was due", seq, want)
+			}
+			u.chunks = append(u.chunks, append([]byte(nil), chunk...))
+			u.bytes += len(chunk)
+			u.changedLocked()
+			u.mu.Unlock()
+			return nil
+		}
+		wake := u.wake
+		u.mu.Unlock()
+		select {
+		case <-wake:
+		case <-timer.C:
+			return errUploadStalled
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// finish says that no chunk will follow.
+func (u *upload) finish() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.last, u.ended = true, time.Now()
+	u.changedLocked()
+}
+
+// durable drops the chunks below next, which auth has on disk.
+func (u *upload) durable(next uint64) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if next < u.first || next > u.first+uint64(len(u.chunks)) {
+		return fmt.Errorf("the hub wants chunk %d, there are %d to %d", next, u.first, u.first+uint64(len(u.chunks)))
+	}
+	for ; u.first < next; u.first++ {
+		u.bytes -= len(u.chunks[0])
+		u.chunks = u.chunks[1:]
+	}
+	u.changedLocked()
+	return nil
+}
+
+// next waits for the chunk with the sequence; nil: there is none, the last was before it.
+func (u *upload) next(ctx context.Context, seq uint64) ([]byte, error) {
+	for {
+		u.mu.Lock()
+		wake := u.wake
+		switch i := seq - u.first; {
+		case u.gone:
+			u.mu.Unlock()
+			return nil, errUploadGone
+		case i < uint64(len(u.chunks)):
+			chunk := u.chunks[i]
+			u.mu.Unlock()
+			return chunk, nil
+		case u.last:
+			u.mu.Unlock()
+			return nil, nil
+		}
+		u.mu.Unlock()
+		select {
+		case <-wake:
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// complete reports that everything is durable.
+func (u *upload) complete() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.last && len(u.chunks) == 0
+}
+
+// serveUpload sends a recording up the stream the hub opened for it.
+func (l *link) serveUpload(in *incoming) error {
+	up := l.a.uploads.get(in.req.RecordingID)
+	if up == nil {
+		return in.refuse(wire.StreamNotFound, errors.New("no such recording here"))
+	}
+	if !up.begin() {
+		return in.refuse(wire.StreamRefused, errors.New("another stream is uploading it"))
+	}
+	defer up.end()
+	st, err := in.accept()
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	if err := up.send(l.conn.Context(), st); err != nil {
+		return fmt.Errorf("upload recording %x: %w", up.id, err)
+	}
+	return nil
+}
+
+// begin claims the upload for one stream.
+func (u *upload) begin() bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	was := u.active
+	u.active = true
+	return !was
+}
+
+func (u *upload) end() {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.active = false
+}
+
+// send runs one Upload stream.
+func (u *upload) send(ctx context.Context, st io.ReadWriteCloser) error {
+	var word [8]byte
+	if _, err := io.ReadFull(st, word[:]); err != nil {
+		return err
+	}
+	seq := binary.BigEndian.Uint64(word[:])
+	if err := u.durable(seq); err != nil {
+		return err
+	}
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	acks := make(chan error, 1)
+	go func() { // ends when the stream does, which the caller closes
+		var word [8]byte
+		for {
+			if _, err := io.ReadFull(st, word[:]); err != nil {
+				acks <- err
+				cancel(err)
+				return
+			}
+			if err := u.durable(binary.BigEndian.Uint64(word[:])); err != nil {
+				acks <- err
+				cancel(err)
+				return
+			}
+		}
+	}()
+	for ; ; seq++ {
+		chunk, err := u.next(ctx, seq)
+		if err != nil {
+			return err
+		}
+		if chunk == nil {
+			break
+		}
+		frame := append(binary.BigEndian.AppendUint32(make([]byte, 0, 4+len(chunk)), uint32(len(chunk))), chunk...)
+		if _, err := st.Write(frame); err != nil {
+			return err
+		}
+	}
+	if c, ok := st.(interface{ CloseWrite() error }); ok {
+		if err := c.CloseWrite(); err != nil {
+			return err
+		}
+	}
+	// The hub closes when all is on disk.
+	if err := <-acks; err != nil && !errors.Is(err, io.EOF) {
+		return err
+	}
+	if !u.complete() {
+		return errors.New("the hub closed before the last chunk was durable")
+	}
+	return nil
+}
