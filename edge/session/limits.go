@@ -1,0 +1,22 @@
+package session
+
+import "time"
+
+const (
+	// maxEnv is how many variables a person may set, OpenSSH's own bound being 128; each at most maxEnvValue bytes.
+	maxEnv      = 128
+	maxEnvValue = 4 << 10
+	// maxAgents is how many connections to the forwarded agent are open at once; one beyond is closed at once.
+	maxAgents = 16
+	// sayWait is how long a reason may take to reach a person who reads nothing.
+	sayWait = 250 * time.Millisecond
+	// ttyWait is how long after the leader's exit a terminal that shows no end is still listened to.
+	ttyWait = time.Second
+	// goneWait is how long a process has to follow the HUP of a person who went away before the session ends without it.
+	goneWait = time.Second
+	// Between the signals of a kill, and how long after KILL we look for what forked away meanwhile.
+	hupWait  = 200 * time.Millisecond
+	termWait = 300 * time.Millisecond
+	killWait = 2 * time.Second
+	pollKill = 20 * time.Millisecond
+)

@@ -1,0 +1,308 @@
+package session
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"hawser/tunnel/channel"
+)
+
+// running is a session's process and our ends of its files.
+type running struct {
+	s     *session
+	child *child
+	stdin io.WriteCloser
+	// outputs are read until each ends; outDone is closed then.
+	outputs []io.Closer
+	outDone chan struct{}
+	// reading is whether the terminal's reader waits for output, rather than for the person to take it.
+	reading atomic.Bool
+}
+
+// run starts what was asked for and stays until it ended. An error means that nothing was started.
+func (s *session) run(ctx context.Context, kind, command string) error {
+	original := ""
+	if f := s.params.ForceCommand; f != "" {
+		original, kind, command = command, "exec", f
+	}
+	if kind == "sftp" && s.account.NoLogin() {
+		return fmt.Errorf("login %q takes no file transfers: its shell is %s", s.account.Name, s.account.Shell)
+	}
+	env := s.environment(original)
+	if s.params.Tap != nil {
+		s.params.Tap.Start(kind, command, s.term, s.env)
+	}
+	if s.ptyErr != nil {
+		s.say(fmt.Errorf("%w; continuing without one (ssh -T asks for none)", s.ptyErr))
+	}
+	cmd := s.command(kind, command, env)
+	r, err := s.start(cmd, kind)
+	if err != nil {
+		if kind == "sftp" {
+			return fmt.Errorf("start the file server as %s: %w (an agent under emulation needs binfmt_misc for this; scp -O works without)", s.account.Name, err)
+		}
+		return fmt.Errorf("start %s as %s: %w", cmd.Path, s.account.Name, err)
+	}
+	if s.pty != nil {
+		s.entry = s.engine.config.System.Begin(s.account, r.child.pid, s.pty.Name(), s.params.Client.Addr())
+	}
+	r.wait(ctx)
+	if s.entry != nil {
+		s.entry.End()
+	}
+	return nil
+}
+
+// command is the process to start, as sshd would: the login's shell, with a "-" before its name for a login shell, or with -c.
+func (s *session) command(kind, command string, env []string) *exec.Cmd {
+	a := s.account
+	cmd := &exec.Cmd{Path: a.Shell, Env: env, Dir: "/"}
+	name := filepath.Base(a.Shell)
+	switch kind {
+	case "shell":
+		cmd.Args = []string{"-" + name}
+	case "exec":
+		cmd.Args = []string{name, "-c", command}
+	case "sftp":
+		cmd.Path = helperPath(a)
+		cmd.Args = []string{"hawser-edge", helperArgument}
+	}
+	err := a.As(func() error { _, err := os.Stat(filepath.Join(a.Home, ".") + "/."); return err })
+	if err == nil {
+		cmd.Dir = a.Home
+	} else if kind == "shell" {
+		s.say(fmt.Errorf("no home directory, starting in /: %w", err))
+	}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if s.pty != nil {
+		cmd.SysProcAttr.Setctty = true
+	}
+	if os.Geteuid() == 0 {
+		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: a.UID, Gid: a.GID, Groups: a.Groups}
+	}
+	return cmd
+}
+
+// start starts cmd on the terminal, or on three pipes, and the goroutines between its files and the channel.
+func (s *session) start(cmd *exec.Cmd, kind string) (*running, error) {
+	r := &running{s: s, outDone: make(chan struct{})}
+	var theirs []io.Closer
+	var stdout, stderr io.Reader
+	defer func() {
+		for _, c := range theirs {
+			c.Close()
+		}
+	}()
+	if s.pty != nil {
+		tty := s.pty.TTY()
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = tty, tty, tty
+		theirs = append(theirs, tty)
+		r.stdin, stdout = s.pty, s.pty
+	} else {
+		var files [6]*os.File
+		for i := 0; i < 6; i += 2 {
+			var err error
+			if files[i], files[i+1], err = os.Pipe(); err != nil {
+				for _, f := range files[:i] {
+					f.Close()
+				}
+				return nil, err
+			}
+		}
+		cmd.Stdin, cmd.Stdout, cmd.Stderr = files[0], files[3], files[5]
+		theirs = append(theirs, files[0], files[3], files[5])
+		r.stdin, stdout, stderr = files[1], files[2], files[4]
+		r.outputs = []io.Closer{files[2], files[4]}
+	}
+	child, err := s.engine.reaper.start(cmd)
+	if err != nil {
+		if s.pty == nil {
+			r.stdin.Close()
+			r.closeOutputs()
+		}
+		return nil, err
+	}
+	r.child = child
+	resetOOM(child.pid)
+	tap := s.params.Tap
+	if kind == "sftp" {
+		tap = nil // what a file server says is not a screen's content
+	}
+	var out sync.WaitGroup
+	out.Go(func() { r.copyOut(s.ch, stdout, tap, stdoutStream) })
+	if stderr != nil {
+		out.Go(func() { r.copyOut(s.ch.Stderr(), stderr, tap, stderrStream) })
+	}
+	s.wg.Go(func() { out.Wait(); close(r.outDone) })
+	s.wg.Go(func() { r.copyIn(tap) })
+	return r, nil
+}
+
+func (r *running) closeOutputs() {
+	for _, c := range r.outputs {
+		c.Close()
+	}
+}
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, channel.MaxData); return &b }}
+
+// copyOut copies until src ends. When the channel takes no more, src is closed, so that the process learns of it as from any closed pipe.
+func (r *running) copyOut(dst io.Writer, src io.Reader, tap Tap, stream byte) {
+	b := buffers.Get().(*[]byte)
+	defer buffers.Put(b)
+	for {
+		r.reading.Store(true)
+		n, err := src.Read(*b)
+		r.reading.Store(false)
+		if n > 0 {
+			if tap != nil {
+				tap.Output(stream, (*b)[:n])
+			}
+			if _, err := dst.Write((*b)[:n]); err != nil {
+				if c, ok := src.(*os.File); ok {
+					c.Close()
+				}
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// copyIn copies what the person sends. Its end closes a pipe, and does nothing to a terminal: both as sshd. What the process does not take
+// stays in the channel's window.
+func (r *running) copyIn(tap Tap) {
+	b := buffers.Get().(*[]byte)
+	defer buffers.Put(b)
+	for {
+		n, err := r.s.ch.Read(*b)
+		if n > 0 {
+			if tap != nil {
+				tap.Input((*b)[:n])
+			}
+			if _, err := r.stdin.Write((*b)[:n]); err != nil {
+				break
+			}
+		}
+		if err != nil {
+			break
+		}
+	}
+	if r.s.pty == nil {
+		r.stdin.Close()
+	}
+}
+
+// wait stays until the process has ended and its output has passed, the person has gone, or the session is killed; then it clears up.
+//
+// As with sshd, without a terminal the session lasts as long as anything holds the output open; a terminal ends with its leader.
+func (r *running) wait(ctx context.Context) {
+	s := r.s
+	exited, outDone := r.child.exited, r.outDone
+	var hangup <-chan time.Time
+	for exited != nil || outDone != nil {
+		select {
+		case q, ok := <-s.ch.Requests():
+			if !ok {
+				r.gone()
+				return
+			}
+			_ = q.Reply(s.during(q, r.child.pid))
+		case <-exited:
+			exited = nil
+			if s.pty != nil {
+				hangup = time.After(ttyWait)
+			} else {
+				r.stdin.Close()
+			}
+		case <-outDone:
+			outDone = nil
+		case <-hangup:
+			if r.reading.Load() {
+				s.pty.Close()
+			} else {
+				hangup = time.After(ttyWait)
+			}
+		case <-ctx.Done():
+			r.kill(context.Cause(ctx))
+			return
+		}
+	}
+	_ = unix.Kill(-r.child.pid, unix.SIGHUP) // what the process left behind in its group; nohup and setsid are out of reach
+	r.reap()
+	s.report()
+}
+
+// reap takes the ended child's status.
+func (r *running) reap() {
+	err := r.child.cmd.Wait()
+	res := &r.s.result
+	if state := r.child.cmd.ProcessState; state != nil {
+		if ws, ok := state.Sys().(syscall.WaitStatus); ok && ws.Signaled() {
+			res.Status, res.Signal, r.s.core = refused, signalName(ws.Signal()), ws.CoreDump()
+		} else {
+			res.Status = uint32(state.ExitCode())
+		}
+		return
+	}
+	res.Err = fmt.Errorf("wait for the process: %w", err)
+}
+
+// gone is the end when the person's side went away: HUP, closed files, and whoever ignores that lives on without us.
+func (r *running) gone() {
+	r.s.result.Err = errGone
+	r.hangUp()
+	select {
+	case <-r.child.exited:
+		r.reap()
+	case <-time.After(goneWait):
+		r.s.engine.reaper.abandon(r.child)
+	}
+	if t := r.s.params.Tap; t != nil {
+		t.Exit(r.s.result.Status, r.s.result.Signal)
+	}
+}
+
+var errGone = errors.New("the client went away")
+
+func (r *running) hangUp() {
+	_ = unix.Kill(-r.child.pid, unix.SIGHUP)
+	r.stdin.Close() // a terminal's master is both
+	r.closeOutputs()
+}
+
+// kill shows why and ends every process of the session.
+func (r *running) kill(cause error) {
+	s := r.s
+	s.result.Err = cause
+	s.say(cause)
+	killAll(s.params.SessionID, r.child.pid)
+	r.hangUp()
+	select {
+	case <-r.child.exited:
+		r.reap()
+	case <-time.After(killWait): // in an uninterruptible wait of a broken driver; it can do nothing any more
+		s.engine.reaper.abandon(r.child)
+	}
+	s.report()
+}
+
+// resetOOM gives a person's process the score of any other: the agent may have asked the kernel to be spared, its children must not be.
+func resetOOM(pid int) {
+	if own, err := os.ReadFile("/proc/self/oom_score_adj"); err == nil && string(own) != "0\n" {
+		_ = os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte("0"), 0)
+	}
+}

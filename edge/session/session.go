@@ -1,0 +1,229 @@
+package session
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"hawser/edge/login"
+	"hawser/edge/pty"
+	"hawser/tunnel/channel"
+)
+
+// session is one Serve. Its fields belong to the goroutine of Serve.
+type session struct {
+	engine *Engine
+	ch     channel.Channel
+	params Params
+	result Result
+
+	account login.Account
+	pty     *pty.PTY
+	ptyErr  error
+	term    string
+	env     []string // NAME=value that the person may set
+	agent   *agent
+	entry   *login.Entry
+	core    bool // the process left a core file
+
+	wg sync.WaitGroup // every goroutine of the session
+}
+
+// serve takes requests until one of them starts something, and runs that.
+func (s *session) serve(ctx context.Context) {
+	account, err := s.engine.config.System.Lookup(s.params.Login)
+	if err == nil && !account.IsSelf() && s.engine.config.System.Self().UID != 0 {
+		err = fmt.Errorf("login %q: %w: the agent runs as %s and can become nobody else", account.Name, login.ErrRefused, s.engine.config.System.Self().Name)
+	}
+	s.account = account
+	for {
+		select {
+		case <-ctx.Done():
+			s.refuse(context.Cause(ctx))
+			return
+		case r, ok := <-s.ch.Requests():
+			if !ok {
+				return
+			}
+			kind, command, start := startRequest(r)
+			if !start {
+				_ = r.Reply(err == nil && s.prepare(ctx, r))
+				continue
+			}
+			if kind == "" {
+				_ = r.Reply(false)
+				continue
+			}
+			_ = r.Reply(true)
+			s.result.Kind, s.result.Command = kind, command
+			if err == nil {
+				err = s.allow(kind)
+			}
+			if err == nil {
+				err = s.run(ctx, kind, command)
+			}
+			if err != nil {
+				s.refuse(err)
+			}
+			return
+		}
+	}
+}
+
+// startRequest recognizes the requests that start something. A malformed or unknown one has no kind.
+func startRequest(r *channel.Request) (kind, command string, ok bool) {
+	switch r.Type {
+	case "shell":
+		return "shell", "", true
+	case "exec":
+		p, err := parse[oneString](r.Payload)
+		if err != nil {
+			return "", "", true
+		}
+		return "exec", p.Value, true
+	case "subsystem":
+		if p, err := parse[oneString](r.Payload); err == nil && p.Value == "sftp" {
+			return "sftp", "", true
+		}
+		return "", "", true
+	}
+	return "", "", false
+}
+
+func (s *session) allow(kind string) error {
+	if s.params.Allow == nil {
+		return nil
+	}
+	return s.params.Allow(kind)
+}
+
+// prepare handles what may come before the start.
+func (s *session) prepare(ctx context.Context, r *channel.Request) bool {
+	switch r.Type {
+	case "pty-req":
+		p, err := parse[ptyRequest](r.Payload)
+		return err == nil && s.pty == nil && s.openPTY(p)
+	case "env":
+		p, err := parse[envRequest](r.Payload)
+		if err != nil || !mayset(p.Name, p.Value) || len(s.env) == maxEnv {
+			return false
+		}
+		s.env = append(s.env, p.Name+"="+p.Value)
+		return true
+	case "auth-agent-req@openssh.com":
+		if len(r.Payload) != 0 || s.params.OpenBack == nil || s.agent != nil || s.allow("agent") != nil {
+			return false
+		}
+		a, err := forwardAgent(ctx, s.account, s.params.OpenBack)
+		s.agent = a
+		return err == nil
+	}
+	return s.during(r, 0)
+}
+
+func (s *session) openPTY(r ptyRequest) bool {
+	modes, err := pty.ParseModes(r.Modes)
+	if err != nil {
+		return false
+	}
+	p, err := s.engine.openPTY()
+	if err == nil && s.engine.config.System.Self().UID == 0 {
+		group, ok := s.engine.config.System.GroupID("tty")
+		if err = p.Own(s.account.UID, group, ok); err != nil {
+			p.Close()
+		}
+	}
+	if err != nil {
+		s.ptyErr = err
+		return false
+	}
+	_ = p.Apply(modes)
+	_ = p.Resize(pty.Size{Columns: r.Columns, Rows: r.Rows, Width: r.Width, Height: r.Height})
+	s.pty, s.term = p, cleanTerm(r.Term)
+	if s.params.TTY != nil {
+		s.params.TTY.p.Store(p)
+	}
+	if s.params.Tap != nil {
+		s.params.Tap.Resize(r.Columns, r.Rows)
+	}
+	return true
+}
+
+// during handles what may come at any time. leader is the process group to signal, 0 before there is one.
+func (s *session) during(r *channel.Request, leader int) bool {
+	switch r.Type {
+	case "window-change":
+		p, err := parse[windowChange](r.Payload)
+		if err != nil || s.pty == nil {
+			return false
+		}
+		if s.params.Tap != nil {
+			s.params.Tap.Resize(p.Columns, p.Rows)
+		}
+		return s.pty.Resize(pty.Size(p)) == nil
+	case "signal":
+		p, err := parse[oneString](r.Payload)
+		return err == nil && leader > 0 && signalGroup(leader, p.Value) == nil
+	case "break":
+		_, err := parse[breakRequest](r.Payload)
+		return err == nil && s.pty != nil && s.pty.Break() == nil
+	}
+	return false
+}
+
+// refuse ends a session that has not started, or could not, with the reason on the person's screen.
+func (s *session) refuse(err error) {
+	s.result.Err, s.result.Status = err, refused
+	s.say(err)
+	s.report()
+}
+
+// say shows err to the person, and gives up after a while: who reads nothing must not hold up a kill.
+func (s *session) say(err error) {
+	said := make(chan struct{})
+	s.wg.Go(func() {
+		defer close(said)
+		if s.pty != nil {
+			_, _ = s.ch.Write([]byte(crlf("hawser: " + err.Error())))
+			return
+		}
+		_, _ = s.ch.Stderr().Write([]byte(crlf("hawser: " + err.Error())[2:]))
+	})
+	select {
+	case <-said:
+	case <-time.After(sayWait):
+	}
+}
+
+// report tells the client how it ended; all output is before it.
+func (s *session) report() {
+	if s.params.Tap != nil && s.result.Kind != "" {
+		s.params.Tap.Exit(s.result.Status, s.result.Signal)
+	}
+	if s.result.Signal != "" {
+		_, _ = s.ch.SendRequest("exit-signal", false, ssh.Marshal(exitSignal{Signal: s.result.Signal, Core: s.core}))
+	} else {
+		_, _ = s.ch.SendRequest("exit-status", false, ssh.Marshal(exitStatus{s.result.Status}))
+	}
+	_ = s.ch.CloseWrite()
+}
+
+// end undoes what serve set up, in this order: the channel first, for goroutines wait in it.
+func (s *session) end() {
+	_ = s.ch.Close()
+	if s.agent != nil {
+		s.agent.close()
+	}
+	if s.pty != nil {
+		if s.params.TTY != nil {
+			s.params.TTY.p.Store(nil)
+		}
+		s.pty.Close()
+	}
+	s.wg.Wait()
+	for range s.ch.Requests() { // a closed channel's last requests, so that its reader ends
+	}
+}

@@ -1,0 +1,76 @@
+package session
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/pkg/sftp"
+
+	"hawser/edge/login"
+)
+
+// helperArgument makes a program that serves sessions be the sftp server instead: rights can only be given up by a process of its own.
+const helperArgument = "hawser-sftp-server"
+
+// RunHelper is for the first line of main: where args ask for the sftp server it serves that on standard input and output, and says so with
+// the exit code to use. The process already runs as the login.
+func RunHelper(args []string) (code int, ok bool) {
+	if len(args) != 2 || args[1] != helperArgument {
+		return 0, false
+	}
+	wd, err := os.Getwd()
+	if err != nil {
+		wd = "/"
+	}
+	if err := serveFiles(stdio{}, wd); err != nil {
+		fmt.Fprintln(os.Stderr, "hawser sftp:", err)
+		return 1, true
+	}
+	return 0, true
+}
+
+type stdio struct{}
+
+func (stdio) Read(b []byte) (int, error)  { return os.Stdin.Read(b) }
+func (stdio) Write(b []byte) (int, error) { return os.Stdout.Write(b) }
+func (stdio) Close() error                { return errors.Join(os.Stdin.Close(), os.Stdout.Close()) }
+
+func serveFiles(rw io.ReadWriteCloser, dir string) error {
+	srv, err := sftp.NewServer(rw, sftp.WithServerWorkingDirectory(dir))
+	if err != nil {
+		return err
+	}
+	err = srv.Serve()
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return errors.Join(err, ignoreClosed(srv.Close()))
+}
+
+func ignoreClosed(err error) error {
+	if errors.Is(err, os.ErrClosed) {
+		return nil
+	}
+	return err
+}
+
+// helperPath is our own program as the account can start it: by its path, else by the kernel's link, which needs no way to the file but fails
+// under an emulator that does not follow it.
+func helperPath(a login.Account) string {
+	path, err := os.Executable()
+	if err == nil {
+		err = a.As(func() error {
+			f, err := os.Open(path)
+			if err == nil {
+				f.Close()
+			}
+			return err
+		})
+	}
+	if err != nil {
+		return "/proc/self/exe"
+	}
+	return path
+}
