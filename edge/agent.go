@@ -84,6 +84,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	creds := a.state.get()
 	a.engine = a.newEngine(creds.Name)
+	defer a.engine.Close()
 	tunnel.Info(a.log, "agent started", "device", creds.Name, "uuid", creds.UUID, "cluster", creds.Cluster, "version", a.cfg.Version,
 		"arch", runtime.GOARCH, "streams", cap(a.slots), "incarnation", a.incarnation)
 	a.keepConnected(ctx)

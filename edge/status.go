@@ -9,6 +9,9 @@ import (
 	"hawser/tunnel/identity"
 )
 
+// identityFile is where package identity keeps the credentials; a test holds the two together.
+const identityFile = "identity"
+
 // Status is what a state directory says.
 type Status struct {
 	Name, UUID, Cluster string // empty before the join
@@ -62,7 +65,7 @@ func Leave(path string) error {
 	if err := dir.Lock(); err != nil {
 		return fmt.Errorf("stop the agent first: %w", err)
 	}
-	if err := identity.Forget(dir); err != nil {
+	if err := dir.Remove(identityFile); err != nil && !errors.Is(err, identity.ErrNotExist) {
 		return fmt.Errorf("forget the identity: %w", err)
 	}
 	if err := dir.Remove(floorFile); err != nil && !errors.Is(err, identity.ErrNotExist) {

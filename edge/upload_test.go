@@ -12,7 +12,7 @@ import (
 )
 
 // hubSide reads chunks off an Upload stream from the sequence on and acknowledges each; it stops after n, or at the end of the stream.
-func hubSide(t *testing.T, c net.Conn, from uint64, n int) (chunks [][]byte) {
+func hubSide(t *testing.T, c io.ReadWriter, from uint64, n int) (chunks [][]byte) {
 	t.Helper()
 	tell := func(seq uint64) {
 		if _, err := c.Write(binary.BigEndian.AppendUint64(nil, seq)); err != nil {
