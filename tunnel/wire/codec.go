@@ -14,7 +14,7 @@ import (
 // ErrMalformed is wrapped by every decoding error but ErrUnknownType: the bytes break PROTOCOL.md.
 var ErrMalformed = errors.New("malformed message")
 
-// ErrTooLong is wrapped by Encode's error when a field or the message passes its limit.
+// ErrTooLong is wrapped by Encode's error for a message longer than MaxControl.
 var ErrTooLong = errors.New("message too long")
 
 // HeaderLen is the length of a message header: type (u16) and length of what follows (u32), big-endian.
@@ -38,18 +38,14 @@ type codec struct {
 	err      error
 }
 
-func (c *codec) fail(sentinel error, tag uint8, format string, args ...any) {
+func (c *codec) fail(tag uint8, format string, args ...any) {
 	if c.err == nil {
-		c.err = fmt.Errorf("%w: field %d: %s", sentinel, tag, fmt.Sprintf(format, args...))
+		c.err = fmt.Errorf("%w: field %d: %s", ErrMalformed, tag, fmt.Sprintf(format, args...))
 	}
 }
 
-// put appends one field.
-func (c *codec) put(tag uint8, v []byte, limit int) {
-	if len(v) > limit {
-		c.fail(ErrTooLong, tag, "%d bytes, at most %d", len(v), limit)
-		return
-	}
+// put appends one field, whatever its length: Encode decodes what was encoded, and so finds what passes a limit.
+func (c *codec) put(tag uint8, v []byte) {
 	c.out = append(c.out, tag, byte(len(v)>>16), byte(len(v)>>8), byte(len(v)))
 	c.out = append(c.out, v...)
 }
@@ -63,13 +59,13 @@ func (c *codec) get(tag uint8, low, high int) ([]byte, bool) {
 			continue
 		}
 		if found {
-			c.fail(ErrMalformed, tag, "twice")
+			c.fail(tag, "twice")
 			return nil, false
 		}
 		v, found = f.value, true
 	}
 	if found && (len(v) < low || len(v) > high) {
-		c.fail(ErrMalformed, tag, "%d bytes, want %d to %d", len(v), low, high)
+		c.fail(tag, "%d bytes, want %d to %d", len(v), low, high)
 		return nil, false
 	}
 	return v, found
@@ -83,11 +79,11 @@ func (c *codec) all(tag uint8, limit, maxEach int) [][]byte {
 			continue
 		}
 		if len(vs) == limit {
-			c.fail(ErrMalformed, tag, "more than %d times", limit)
+			c.fail(tag, "more than %d times", limit)
 			return nil
 		}
 		if len(f.value) > maxEach {
-			c.fail(ErrMalformed, tag, "%d bytes, at most %d", len(f.value), maxEach)
+			c.fail(tag, "%d bytes, at most %d", len(f.value), maxEach)
 			return nil
 		}
 		vs = append(vs, f.value)
@@ -100,7 +96,7 @@ func (c *codec) uint(tag uint8, v *uint64, size int) {
 		if *v != 0 {
 			var b [8]byte
 			binary.BigEndian.PutUint64(b[:], *v)
-			c.put(tag, b[8-size:], size)
+			c.put(tag, b[8-size:])
 		}
 		return
 	}
@@ -138,7 +134,7 @@ func (c *codec) flag(tag uint8, v *bool) {
 	}
 	c.u8(tag, &u)
 	if u > 1 {
-		c.fail(ErrMalformed, tag, "a flag of %d", u)
+		c.fail(tag, "a flag of %d", u)
 	}
 	*v = u == 1
 }
@@ -161,7 +157,7 @@ func (c *codec) moment(tag uint8, v *time.Time) {
 		return
 	}
 	if ms > 1<<47 { // the year 6429: keeps time.Time's arithmetic far from its ends
-		c.fail(ErrMalformed, tag, "a time out of range")
+		c.fail(tag, "a time out of range")
 		return
 	}
 	*v = time.UnixMilli(int64(ms)).UTC()
@@ -171,7 +167,7 @@ func (c *codec) moment(tag uint8, v *time.Time) {
 func (c *codec) bytes(tag uint8, v *[]byte, limit int) {
 	if c.encoding {
 		if len(*v) > 0 {
-			c.put(tag, *v, limit)
+			c.put(tag, *v)
 		}
 		return
 	}
@@ -185,7 +181,7 @@ func (c *codec) array(tag uint8, v []byte) {
 	if c.encoding {
 		for _, b := range v {
 			if b != 0 {
-				c.put(tag, v, len(v))
+				c.put(tag, v)
 				return
 			}
 		}
@@ -207,7 +203,7 @@ func (c *codec) path(tag uint8, v *string, limit int) {
 func (c *codec) str(tag uint8, v *string, limit int) {
 	c.path(tag, v, limit)
 	if !utf8.ValidString(*v) {
-		c.fail(ErrMalformed, tag, "not UTF-8")
+		c.fail(tag, "not UTF-8")
 	}
 }
 
@@ -230,12 +226,8 @@ func (c *codec) blobs(tag uint8, v *[][]byte, limit, maxEach int) {
 		}
 		return
 	}
-	if len(*v) > limit {
-		c.fail(ErrTooLong, tag, "%d times, at most %d", len(*v), limit)
-		return
-	}
 	for _, b := range *v {
-		c.put(tag, b, maxEach)
+		c.put(tag, b)
 	}
 }
 
@@ -243,22 +235,15 @@ func (c *codec) strs(tag uint8, v *[]string, limit, maxEach int) {
 	if !c.encoding {
 		for _, b := range c.all(tag, limit, maxEach) {
 			if !utf8.Valid(b) {
-				c.fail(ErrMalformed, tag, "not UTF-8")
+				c.fail(tag, "not UTF-8")
 				return
 			}
 			*v = append(*v, string(b))
 		}
 		return
 	}
-	if len(*v) > limit {
-		c.fail(ErrTooLong, tag, "%d times, at most %d", len(*v), limit)
-		return
-	}
 	for _, s := range *v {
-		if !utf8.ValidString(s) {
-			c.fail(ErrMalformed, tag, "not UTF-8")
-		}
-		c.put(tag, []byte(s), maxEach)
+		c.put(tag, []byte(s))
 	}
 }
 
@@ -267,11 +252,12 @@ func (c *codec) labels(tag uint8, v *[]Label) {
 	var raw []string
 	if c.encoding {
 		for _, l := range *v {
-			if len(l.Key) == 0 || len(l.Key) > maxLabelKey {
-				c.fail(ErrTooLong, tag, "a label key of %d bytes, want 1 to %d", len(l.Key), maxLabelKey)
-				return
+			// A key too long is told by a length of 0, which no decoder takes.
+			n := len(l.Key)
+			if n > maxLabelKey {
+				n = 0
 			}
-			raw = append(raw, string(rune(len(l.Key)))+l.Key+l.Value)
+			raw = append(raw, string([]byte{byte(n)})+l.Key+l.Value)
 		}
 	}
 	c.strs(tag, &raw, maxLabels, maxLabel)
@@ -280,7 +266,7 @@ func (c *codec) labels(tag uint8, v *[]Label) {
 	}
 	for _, s := range raw {
 		if len(s) == 0 || s[0] == 0 || int(s[0]) > maxLabelKey || 1+int(s[0]) > len(s) || !utf8.ValidString(s[1:1+s[0]]) {
-			c.fail(ErrMalformed, tag, "a label without a key")
+			c.fail(tag, "a label without a key")
 			return
 		}
 		n := 1 + int(s[0])
@@ -293,7 +279,7 @@ func (c *codec) addrPort(tag uint8, v *netip.AddrPort) {
 	if c.encoding {
 		if v.Addr().IsValid() {
 			b := v.Addr().Unmap().WithZone("").AsSlice()
-			c.put(tag, binary.BigEndian.AppendUint16(b, v.Port()), 18)
+			c.put(tag, binary.BigEndian.AppendUint16(b, v.Port()))
 		}
 		return
 	}
@@ -303,7 +289,7 @@ func (c *codec) addrPort(tag uint8, v *netip.AddrPort) {
 	}
 	a, ok := netip.AddrFromSlice(b[:len(b)-2])
 	if !ok {
-		c.fail(ErrMalformed, tag, "an address of %d bytes", len(b)-2)
+		c.fail(tag, "an address of %d bytes", len(b)-2)
 		return
 	}
 	*v = netip.AddrPortFrom(a.Unmap(), binary.BigEndian.Uint16(b[len(b)-2:]))
@@ -319,7 +305,7 @@ func (c *codec) parse(b []byte) {
 		tag, n := b[0], int(b[1])<<16|int(b[2])<<8|int(b[3])
 		b = b[fieldHeaderLen:]
 		if n > len(b) {
-			c.fail(ErrMalformed, tag, "%d bytes announced, %d left", n, len(b))
+			c.fail(tag, "%d bytes announced, %d left", n, len(b))
 			return
 		}
 		if len(c.in) == maxFields {
@@ -335,11 +321,8 @@ func (c *codec) parse(b []byte) {
 func (c *codec) nested(tag uint8, limit int, fields func(*codec)) {
 	inner := codec{encoding: c.encoding}
 	if c.encoding {
-		fields(&inner)
-		if inner.err != nil {
-			c.fail(inner.err, tag, "nested")
-		} else if len(inner.out) > 0 {
-			c.put(tag, inner.out, limit)
+		if fields(&inner); len(inner.out) > 0 {
+			c.put(tag, inner.out)
 		}
 		return
 	}
@@ -351,6 +334,6 @@ func (c *codec) nested(tag uint8, limit int, fields func(*codec)) {
 		fields(&inner)
 	}
 	if inner.err != nil {
-		c.fail(inner.err, tag, "nested")
+		c.err = fmt.Errorf("field %d: %w", tag, inner.err)
 	}
 }
