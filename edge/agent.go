@@ -136,11 +136,14 @@ func (a *Agent) update(f func()) {
 
 // keepConnected is the main loop: one tunnel, replaced when it is lost, when the hub goes away, and when QUIC becomes possible.
 func (a *Agent) keepConnected(ctx context.Context) {
+	// Sessions do not end with ctx but by shutdown, which tells them why.
+	serving, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer end(errShutdown)
 	var retiring sync.WaitGroup // tunnels that were replaced and still carry sessions
 	defer retiring.Wait()
 	b := &backoff{rand: rand.Int64N}
 	for ctx.Err() == nil {
-		cur, late, err := a.connect(ctx, nil)
+		cur, late, err := a.connect(ctx, serving, nil)
 		if err != nil {
 			if ctx.Err() != nil {
 				return
@@ -151,7 +154,7 @@ func (a *Agent) keepConnected(ctx context.Context) {
 			continue
 		}
 		healthy := time.Now()
-		cause := a.hold(ctx, cur, late, &retiring)
+		cause := a.hold(ctx, serving, cur, late, &retiring)
 		if ctx.Err() != nil {
 			return
 		}
@@ -192,7 +195,7 @@ func (a *Agent) retryDelay(b *backoff, err error) time.Duration {
 }
 
 // hold keeps cur, or what replaces it, until it is lost; then it returns why. Replaced tunnels go to retiring.
-func (a *Agent) hold(ctx context.Context, cur *link, late <-chan *result[*link], retiring *sync.WaitGroup) error {
+func (a *Agent) hold(ctx, serving context.Context, cur *link, late <-chan *result[*link], retiring *sync.WaitGroup) error {
 	replace := func(by *link) {
 		old := cur
 		cur = by
@@ -223,7 +226,7 @@ func (a *Agent) hold(ctx context.Context, cur *link, late <-chan *result[*link],
 			}
 		case <-away:
 			cur.leaving = true
-			better, more, err := a.connect(ctx, cur)
+			better, more, err := a.connect(ctx, serving, cur)
 			if err != nil {
 				tunnel.Warn(a.log, "the hub goes away and no other was reached", "error", err)
 				continue
@@ -232,7 +235,7 @@ func (a *Agent) hold(ctx context.Context, cur *link, late <-chan *result[*link],
 			replace(better)
 		case <-probe.due(cur):
 			if probe.fired(cur) {
-				if better := a.tryQUIC(ctx); better != nil {
+				if better := a.tryQUIC(ctx, serving); better != nil {
 					replace(better)
 				}
 			}
@@ -243,10 +246,13 @@ func (a *Agent) hold(ctx context.Context, cur *link, late <-chan *result[*link],
 	}
 }
 
+// errShutdown is what sessions are told when the agent stops.
+var errShutdown = errors.New("the device's agent is shutting down")
+
 // shutdown tells the sessions, waits for them a little, and closes the tunnel.
 func (a *Agent) shutdown(cur *link, late <-chan *result[*link]) {
 	deadline := time.Now().Add(shutdownGrace)
-	a.live.endAll(errors.New("the device's agent is shutting down"))
+	a.live.endAll(errShutdown)
 	a.live.wait(deadline)
 	cur.close(wire.CloseNormal, "agent is shutting down")
 	if late != nil {

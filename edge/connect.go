@@ -27,7 +27,7 @@ import (
 var ErrHub = errors.New("the peer is not a hub of this cluster")
 
 // connect resolves the hubs anew and races them. With leaving set, its hub comes last: it said it goes away.
-func (a *Agent) connect(ctx context.Context, leaving *link) (*link, <-chan *result[*link], error) {
+func (a *Agent) connect(ctx, serving context.Context, leaving *link) (*link, <-chan *result[*link], error) {
 	attemptCtx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	found, err := a.resolver.resolve(attemptCtx, a.hubs())
 	if err != nil {
@@ -37,8 +37,8 @@ func (a *Agent) connect(ctx context.Context, leaving *link) (*link, <-chan *resu
 	if leaving != nil {
 		found = lastly(found, leaving.at.addr)
 	}
-	r, late, err := race(attemptCtx, plan(found, a.cfg.Carriers), quicGrace, func(rctx context.Context, at attempt) (*link, error) {
-		return a.establish(ctx, rctx, at)
+	r, late, err := race(attemptCtx, plan(found, a.cfg.Carriers), quicGrace, func(ctx context.Context, at attempt) (*link, error) {
+		return a.establish(ctx, serving, at)
 	}, func(l *link) { l.close(wire.CloseNormal, "another tunnel was first") })
 	if err != nil {
 		cancel()
@@ -67,15 +67,15 @@ func lastly(list []resolved, addr netip.AddrPort) []resolved {
 }
 
 // tryQUIC re-probes QUIC while the tunnel is on TLS.
-func (a *Agent) tryQUIC(ctx context.Context) *link {
+func (a *Agent) tryQUIC(ctx, serving context.Context) *link {
 	attemptCtx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	found, err := a.resolver.resolve(attemptCtx, a.hubs())
 	if err != nil {
 		return nil
 	}
-	r, late, err := race(attemptCtx, plan(found, OnlyQUIC), 0, func(rctx context.Context, at attempt) (*link, error) {
-		return a.establish(ctx, rctx, at)
+	r, late, err := race(attemptCtx, plan(found, OnlyQUIC), 0, func(ctx context.Context, at attempt) (*link, error) {
+		return a.establish(ctx, serving, at)
 	}, func(l *link) { l.close(wire.CloseNormal, "another tunnel was first") })
 	<-late
 	if err != nil {
@@ -154,13 +154,13 @@ func (a *Agent) checkChallenge(conn tunnel.Conn, c *wire.Challenge, cluster stri
 	return nil
 }
 
-// establish dials and registers. The link outlives rctx, which bounds the set-up, and ends with ctx at the latest.
-func (a *Agent) establish(ctx, rctx context.Context, at attempt) (*link, error) {
-	l, err := a.openAt(ctx, rctx, at, false)
+// establish dials and registers. The link outlives ctx, which bounds the set-up; its streams are served under serving.
+func (a *Agent) establish(ctx, serving context.Context, at attempt) (*link, error) {
+	l, err := a.openAt(ctx, serving, at, false)
 	if r, ok := errors.AsType[*RefusedError](err); ok && r.Code == wire.CloseExpired || errors.Is(err, errExpired) {
 		// The certificate is over: a renew-only tunnel first.
-		if l, err = a.openAt(ctx, rctx, at, true); err == nil && l == nil {
-			l, err = a.openAt(ctx, rctx, at, false)
+		if l, err = a.openAt(ctx, serving, at, true); err == nil && l == nil {
+			l, err = a.openAt(ctx, serving, at, false)
 		}
 	}
 	if r, ok := errors.AsType[*RefusedError](err); ok && r.authority() {
@@ -173,7 +173,7 @@ func (a *Agent) establish(ctx, rctx context.Context, at attempt) (*link, error) 
 var errExpired = errors.New("the device's certificate has expired")
 
 // openAt opens one tunnel and registers on it, or renews on it and closes it (then the link is nil).
-func (a *Agent) openAt(ctx, rctx context.Context, at attempt, renew bool) (*link, error) {
+func (a *Agent) openAt(ctx, serving context.Context, at attempt, renew bool) (*link, error) {
 	creds, trust := a.state.get(), a.state.anchors()
 	_, notAfter, err := validity(creds)
 	if err != nil {
@@ -182,14 +182,14 @@ func (a *Agent) openAt(ctx, rctx context.Context, at attempt, renew bool) (*link
 	if !renew && a.clock.Trusted() && !a.clock.Now().Before(notAfter) {
 		return nil, errExpired
 	}
-	conn, err := a.dial(rctx, at, clientTLS(creds.TLSCertificate(), func(cs tls.ConnectionState) error {
+	conn, err := a.dial(ctx, at, clientTLS(creds.TLSCertificate(), func(cs tls.ConnectionState) error {
 		return a.verifyHub(cs, trust)
 	}, tunnel.ALPN))
 	if err != nil {
 		return nil, err
 	}
 	l := newLink(a, conn, at)
-	if err := l.setUp(rctx, creds, renew); err != nil {
+	if err := l.setUp(ctx, creds, renew); err != nil {
 		code := wire.CloseNormal
 		if errors.Is(err, ErrHub) {
 			code = wire.CloseProtocol
@@ -200,7 +200,7 @@ func (a *Agent) openAt(ctx, rctx context.Context, at attempt, renew bool) (*link
 	if renew {
 		return nil, conn.CloseWithError(wire.CloseNormal, "")
 	}
-	l.start(ctx)
+	l.start(serving)
 	return l, nil
 }
 

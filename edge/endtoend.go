@@ -93,7 +93,7 @@ func (h *host) Release(id [16]byte, status uint32, reason string) {
 
 func (h *host) Allow(g *grant.Grant, kind string) error { return h.l.a.allow(g, wayEndToEnd, kind) }
 
-func (h *host) Access(g *grant.Grant) forward.Access { return h.l.a.access(g, wayEndToEnd) }
+func (h *host) Access(g *grant.Grant) (forward.Access, error) { return h.l.a.access(g, wayEndToEnd) }
 
 func (h *host) Enter(ctx context.Context, id [16]byte) (context.Context, func()) {
 	return h.l.a.live.add(ctx, id)

@@ -9,6 +9,7 @@ import (
 
 	"hawser/auth/grant"
 	"hawser/auth/policy"
+	"hawser/edge/forward"
 	"hawser/tunnel/wire"
 )
 
@@ -82,15 +83,20 @@ func (a *Agent) allow(g *grant.Grant, way, kind string) error {
 }
 
 // access is where forwards of the grant may go: where both the grant and the device's own policy say so.
-func (a *Agent) access(g *grant.Grant, way string) bothAccess {
-	p, _, _ := a.held()
-	return bothAccess{
-		granted: policy.Access{Logins: []string{g.Login}, Channels: g.Channels, ForwardTo: g.ForwardTo, Ways: []string{way}},
-		own:     p.Access(g.Roles).For(g.Login, way),
+func (a *Agent) access(g *grant.Grant, way string) (forward.Access, error) {
+	granted, err := policy.ParseTargets(g.ForwardTo)
+	if err != nil {
+		return nil, err
 	}
+	p, _, _ := a.held()
+	return bothAccess{granted, p.Access(g.Roles).For(g.Login, way)}, nil
 }
 
-type bothAccess struct{ granted, own policy.Access }
+// bothAccess is what both allow.
+type bothAccess struct {
+	granted policy.Targets
+	own     policy.Access
+}
 
 func (b bothAccess) Forward(host string, ip netip.Addr, port uint16) bool {
 	return b.granted.Forward(host, ip, port) && b.own.Forward(host, ip, port)

@@ -48,8 +48,8 @@ func newLink(a *Agent, conn tunnel.Conn, at attempt) *link {
 	}
 }
 
-// start runs the tunnel. ctx ends its streams' sessions, not the tunnel: that is close's.
-func (l *link) start(ctx context.Context) {
+// start runs the tunnel. The end of serving ends what its streams do, not the tunnel: that is close's.
+func (l *link) start(serving context.Context) {
 	a := l.a
 	tunnel.Info(a.log, "registered", "hub", l.challenge.HubName, "carrier", l.at.carrier, "address", l.at.addr,
 		"observed", l.ack.Observed, "heartbeat", l.ack.Heartbeat)
@@ -67,7 +67,7 @@ func (l *link) start(ctx context.Context) {
 	l.goDo("control", l.control)
 	l.goDo("heartbeat", l.heartbeat)
 	l.goDo("renewal", l.renewLoop)
-	l.goDo("streams", func(lctx context.Context) error { return l.acceptStreams(lctx, ctx) })
+	l.goDo("streams", func(ctx context.Context) error { return l.acceptStreams(ctx, serving) })
 	l.goDo("uploads", l.uploadLoop)
 	go func() {
 		<-l.conn.Context().Done()

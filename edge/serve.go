@@ -190,7 +190,11 @@ func (l *link) serveForward(ctx context.Context, in *incoming) error {
 	if err != nil {
 		return in.refuse(wire.StreamNotFound, err)
 	}
-	nc, err := forward.Dial(ctx, account, a.access(g, wayHub), in.req.Network, in.req.Target)
+	access, err := a.access(g, wayHub)
+	if err != nil {
+		return in.refuse(wire.StreamDenied, err)
+	}
+	nc, err := forward.Dial(ctx, account, access, in.req.Network, in.req.Target)
 	if err != nil {
 		code := wire.StreamConnectFailed
 		if errors.Is(err, forward.ErrForbidden) {

@@ -169,12 +169,17 @@ func (s *server) forward(ctx context.Context, nc ssh.NewChannel, kind, network, 
 		_ = nc.Reject(ssh.Prohibited, "not allowed")
 		return
 	}
+	access, err := s.p.Host.Access(g)
+	if err != nil {
+		_ = nc.Reject(ssh.Prohibited, "not allowed")
+		return
+	}
 	account, err := login.System{}.Lookup(s.login)
 	if err != nil {
 		_ = nc.Reject(ssh.Prohibited, err.Error())
 		return
 	}
-	conn, err := forward.Dial(ctx, account, s.p.Host.Access(g), network, target)
+	conn, err := forward.Dial(ctx, account, access, network, target)
 	if err != nil {
 		reason := ssh.ConnectionFailed
 		if errors.Is(err, forward.ErrForbidden) {

@@ -52,7 +52,7 @@ type Host interface {
 	// Allow is policy at the opening of a channel of the kind.
 	Allow(g *grant.Grant, kind string) error
 	// Access is where forwards of the grant may go.
-	Access(g *grant.Grant) forward.Access
+	Access(g *grant.Grant) (forward.Access, error)
 	// Enter counts a session or connection in and gives it a context that a kill ends, and the function that counts it out.
 	Enter(ctx context.Context, id [16]byte) (context.Context, func())
 	// Serve runs a session of the grant in the engine, recorded as the grant says. It fills in what the grant knows.
