@@ -2,13 +2,41 @@ package hub
 
 import (
 	"context"
+	"errors"
+	"fmt"
+	"net"
 	"net/netip"
+	"os"
+	"strconv"
+	"sync"
+	"time"
+
+	"hawser/hub/authclient"
+	"hawser/hub/front"
+	"hawser/hub/registry"
+	"hawser/tunnel"
+	"hawser/tunnel/identity"
+	"hawser/tunnel/quicconn"
+	"hawser/tunnel/wire"
 )
 
 // Hub is one proxy. New makes it, Run runs it once.
 type Hub struct {
-	config Config
-	ready  chan struct{}
+	config      Config
+	ready       chan struct{}
+	incarnation wire.Incarnation
+
+	// Set by Run before ready is closed.
+	ssh, tcp net.Listener
+	udp      *net.UDPConn
+	auth     *authclient.Client
+	front    *front.Server
+
+	registry registry.Registry
+	granted  grantedSessions
+	changes  changedDevices
+
+	tunnels tunnelSet
 }
 
 // New checks the configuration; it starts nothing and touches nothing.
@@ -16,17 +44,201 @@ func New(c Config) (*Hub, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	return &Hub{config: c.withDefaults(), ready: make(chan struct{})}, nil
+	return &Hub{config: c.withDefaults(), ready: make(chan struct{}), incarnation: wire.NewIncarnation()}, nil
 }
-
-// Run serves until ctx ends.
-func (h *Hub) Run(ctx context.Context) error { panic("skeleton") }
 
 // Ready is closed when people and devices can connect.
 func (h *Hub) Ready() <-chan struct{} { return h.ready }
 
 // SSHAddr is the address people connect to; valid after Ready.
-func (h *Hub) SSHAddr() netip.AddrPort { return netip.AddrPort{} }
+func (h *Hub) SSHAddr() netip.AddrPort { return addrPort(h.ssh.Addr()) }
 
 // TunnelAddr is the address devices connect to, UDP and TCP; valid after Ready.
-func (h *Hub) TunnelAddr() netip.AddrPort { return netip.AddrPort{} }
+func (h *Hub) TunnelAddr() netip.AddrPort { return addrPort(h.tcp.Addr()) }
+
+func addrPort(a net.Addr) netip.AddrPort {
+	ap, _ := netip.ParseAddrPort(a.String())
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+}
+
+// firstSync is how long Run waits for the first state from auth before it serves without.
+const firstSync = 5 * time.Second
+
+// Run serves until ctx ends, or something it cannot do without fails.
+//
+// It ends in this order: people's connections are told and cut, and their sessions' recordings closed, while tunnels and auth still
+// work; then tunnels are closed with the code drain, so that edges take another hub; then the last reports and releases go to auth.
+func (h *Hub) Run(ctx context.Context) error {
+	dir, err := identity.Open(h.config.Data)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", h.config.Data, err)
+	}
+	defer func() { _ = dir.Close() }()
+	if err := dir.Lock(); err != nil {
+		return fmt.Errorf("lock %s: %w", h.config.Data, err)
+	}
+	if err := h.listen(); err != nil {
+		return err
+	}
+	defer h.unlisten()
+	sshAddrs, tunnelAddrs := h.publicAddresses()
+	h.auth, err = authclient.Open(ctx, authclient.Config{
+		Dir: dir, Token: h.config.Token, AuthAddr: h.config.AuthAddr, Name: hostname(), SSHAddrs: sshAddrs, TunnelAddrs: tunnelAddrs,
+		Version: tunnel.Version(), Incarnation: h.incarnation, Logger: h.config.Logger, Now: h.config.Now,
+	})
+	if err != nil {
+		return err
+	}
+	signer, err := h.auth.Signer()
+	if err != nil {
+		return fmt.Errorf("ssh host key: %w", err)
+	}
+	h.front = front.New(front.Config{
+		Backend: &backend{h}, HostKey: signer, Certificate: h.auth.HostCertificate, HandshakeTimeout: h.config.HandshakeTimeout,
+		MaxUnauthenticated: h.config.MaxUnauthenticated, MaxUnauthenticatedPerSource: h.config.MaxUnauthenticatedPerSource,
+		HubName: h.auth.Credentials().Name, Logger: h.config.Logger, Now: h.config.Now,
+	})
+	quic, err := quicconn.Listen(h.udp, h.tlsConfig(), quicconn.Options{Logger: slogLogger{h.config.Logger}})
+	if err != nil {
+		return fmt.Errorf("listen for QUIC: %w", err)
+	}
+
+	// What is stopped last is started first, each under a context of its own.
+	authCtx, stopAuth := context.WithCancel(context.WithoutCancel(ctx))
+	tunnelCtx, stopTunnels := context.WithCancel(context.WithoutCancel(ctx))
+	ctx, fail := context.WithCancelCause(ctx)
+	defer fail(nil)
+	var authWG, tunnelWG sync.WaitGroup
+	authWG.Go(func() { h.auth.Run(authCtx, h.events()) })
+	h.waitSynced(ctx)
+	tunnelWG.Go(func() {
+		if err := h.acceptQUIC(tunnelCtx, quic); err != nil {
+			fail(fmt.Errorf("accept QUIC: %w", err))
+		}
+	})
+	tunnelWG.Go(func() {
+		if err := h.acceptTLS(tunnelCtx); err != nil {
+			fail(fmt.Errorf("accept TLS: %w", err))
+		}
+	})
+	h.config.Logger.Info("hub ready", "ssh", h.SSHAddr().String(), "tunnel", h.TunnelAddr().String())
+	close(h.ready)
+	err = h.front.Serve(ctx, h.ssh) // until ctx ends
+
+	_ = h.tcp.Close()
+	h.tunnels.closeAll(wire.CloseDrain, "the hub is stopping")
+	stopTunnels()
+	_ = quic.Close()
+	tunnelWG.Wait()
+	h.tunnels.wait()
+	stopAuth()
+	authWG.Wait()
+	if cause := context.Cause(ctx); err == nil && !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+		err = cause
+	}
+	return err
+}
+
+func (h *Hub) waitSynced(ctx context.Context) {
+	t := time.NewTimer(firstSync)
+	defer t.Stop()
+	for {
+		changed := h.auth.Cache.Changed()
+		if h.auth.Cache.Synced() {
+			return
+		}
+		select {
+		case <-changed:
+		case <-t.C:
+			h.config.Logger.Warn("auth not reached yet; serving what the cache allows")
+			return
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// portTries is how many times a port that is free for TCP is tried for UDP as well.
+const portTries = 20
+
+// listen binds all sockets. The tunnel's TCP and UDP share a port number.
+func (h *Hub) listen() (err error) {
+	defer func() {
+		if err != nil {
+			h.unlisten()
+		}
+	}()
+	if h.ssh, err = net.Listen("tcp", h.config.SSHListen); err != nil {
+		return fmt.Errorf("listen for SSH: %w", err)
+	}
+	for try := 0; ; try++ {
+		if h.tcp, err = net.Listen("tcp", h.config.TunnelListen); err != nil {
+			return fmt.Errorf("listen for tunnels: %w", err)
+		}
+		t := h.tcp.Addr().(*net.TCPAddr)
+		h.udp, err = net.ListenUDP("udp", &net.UDPAddr{IP: t.IP, Port: t.Port, Zone: t.Zone})
+		if err == nil {
+			return nil
+		}
+		_ = h.tcp.Close()
+		if _, port, _ := net.SplitHostPort(h.config.TunnelListen); port != "0" || try == portTries {
+			return fmt.Errorf("listen for tunnels: %w", err)
+		}
+	}
+}
+
+func (h *Hub) unlisten() {
+	if h.ssh != nil {
+		_ = h.ssh.Close()
+	}
+	if h.tcp != nil {
+		_ = h.tcp.Close()
+	}
+	if h.udp != nil {
+		_ = h.udp.Close()
+	}
+}
+
+// publicAddresses are what the cluster tells people and devices.
+func (h *Hub) publicAddresses() (ssh, tunnels []string) {
+	sshPort, tunnelPort := strconv.Itoa(int(h.SSHAddr().Port())), strconv.Itoa(int(h.TunnelAddr().Port()))
+	public := h.config.Public
+	if len(public) == 0 {
+		public = boundHosts(h.TunnelAddr().Addr())
+	}
+	for _, p := range public {
+		host, port, err := net.SplitHostPort(p)
+		if err != nil {
+			host, port = p, tunnelPort
+		}
+		ssh = append(ssh, net.JoinHostPort(host, sshPort))
+		tunnels = append(tunnels, net.JoinHostPort(host, port))
+	}
+	return ssh, tunnels
+}
+
+// boundHosts is the address bound to, or all of this machine's where it is bound to all.
+func boundHosts(bound netip.Addr) []string {
+	if !bound.IsUnspecified() {
+		return []string{bound.String()}
+	}
+	var hosts []string
+	addrs, _ := net.InterfaceAddrs()
+	for _, a := range addrs {
+		if p, err := netip.ParsePrefix(a.String()); err == nil && p.Addr().Unmap().IsGlobalUnicast() && len(hosts) < 8 {
+			hosts = append(hosts, p.Addr().Unmap().String())
+		}
+	}
+	if len(hosts) == 0 {
+		hosts = []string{"127.0.0.1"}
+	}
+	return hosts
+}
+
+func hostname() string {
+	n, err := os.Hostname()
+	if err != nil {
+		return "hub"
+	}
+	return n
+}

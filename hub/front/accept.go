@@ -2,7 +2,6 @@ package front
 
 import (
 	"context"
-	"errors"
 
 	"golang.org/x/crypto/ssh"
 
@@ -17,31 +16,6 @@ const (
 	forwardedTCPIP           = "forwarded-tcpip"
 	forwardedStreamlocalType = "forwarded-streamlocal@openssh.com"
 )
-
-// maxAcceptPayload bounds acceptRequest's payload: two host names or paths and a kind.
-const maxAcceptPayload = 2048
-
-// acceptPayload is acceptRequest's payload, in SSH's encoding. Host is the path for sockets.
-type acceptPayload struct {
-	Ticket     uint64
-	Kind       string
-	OriginHost string
-	OriginPort uint32
-	Host       string
-	Port       uint32
-}
-
-var errAccept = errors.New("malformed " + acceptRequest)
-
-func parseAccept(b []byte) (p acceptPayload, err error) {
-	if len(b) > maxAcceptPayload {
-		return p, errAccept
-	}
-	if err := ssh.Unmarshal(b, &p); err != nil {
-		return p, errAccept
-	}
-	return p, nil
-}
 
 // acceptBack opens a channel to the person for a connection that the device holds under ticket, and splices the two. The device gives up
 // the connection when no stream comes for it.

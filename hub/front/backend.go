@@ -86,6 +86,16 @@ type Listed struct {
 	Labels []string // key=value, sorted
 }
 
+// Recording is what a session is recorded by; *recorder.Writer is most of one. Its methods may block for a slow store.
+type Recording interface {
+	Output(stream byte, b []byte)
+	Resize(width, height uint32)
+	Start(kind, command, term string, env []string)
+	Exit(status uint32, signal string)
+	// Close waits until all is stored.
+	Close(ctx context.Context) error
+}
+
 // Backend is the rest of the hub. Its methods are safe for concurrent use.
 type Backend interface {
 	// Identify tells whose key it is; a certificate is checked in full, the source address included. The error is for the log.
@@ -105,7 +115,7 @@ type Backend interface {
 	// OpenStream opens a stream on the device's tunnel and fills in a's EntryHub fields. The caller writes a itself.
 	OpenStream(ctx context.Context, device wire.UUID, a *wire.Attach) (tunnel.Stream, error)
 	// Record begins the recording of a session that has a place; h lacks cluster and hub.
-	Record(p *Place, h recorder.Header) *recorder.Writer
+	Record(p *Place, h recorder.Header) Recording
 	// KillOnDevice tells the device to end a session and all its processes.
 	KillOnDevice(device wire.UUID, session [16]byte, reason string)
 }

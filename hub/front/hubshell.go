@@ -6,7 +6,6 @@ import (
 	"strings"
 	"text/tabwriter"
 
-
 	"hawser/hub/names"
 	"hawser/tunnel/channel/payload"
 	"hawser/tunnel/wire"
@@ -104,4 +103,3 @@ func table(list []Listed) string {
 	_ = w.Flush()
 	return b.String()
 }
-

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"net"
 	"strconv"
+	"sync/atomic"
 
 	"golang.org/x/crypto/ssh"
 
@@ -21,7 +22,7 @@ type listener struct {
 	device wire.UUID
 	id     wire.StreamID
 	// extra makes the payload of the channel to the person from what the device told.
-	extra func(p acceptPayload) []byte
+	extra func(p payload.Accept) []byte
 	kind  string
 	bound chan uint32 // holds the port the device chose
 	ctx   context.Context
@@ -39,22 +40,25 @@ func (c *conn) tcpipForward(r *ssh.Request) {
 		reply(r, false)
 		return
 	}
-	port := p.Port // as the client will see it; chosen by the device if 0
+	var chosen atomic.Uint32 // the port as the client will see it
+	chosen.Store(p.Port)
 	l := c.listen("remote-forward", "tcpip-forward", r.Payload, func(l *listener) {
 		l.kind = forwardedTCPIP
-		l.extra = func(a acceptPayload) []byte {
+		l.extra = func(a payload.Accept) []byte {
 			// The client finds its forward by the address it asked for, as it wrote it, and the port it was told.
-			return payload.ForwardedTCPIP{Host: p.Host, Port: port, OriginHost: a.OriginHost, OriginPort: a.OriginPort}.Marshal()
+			return payload.ForwardedTCPIP{Host: p.Host, Port: chosen.Load(), OriginHost: a.OriginHost, OriginPort: a.OriginPort}.Marshal()
 		}
 	})
 	if l == nil {
 		reply(r, false)
 		return
 	}
+	c.goRun(l.serve)
 	var answer []byte
 	if p.Port == 0 {
 		expired, stop := afterTimeout(admitTimeout)
 		defer stop()
+		var port uint32
 		select {
 		case port = <-l.bound:
 		case <-expired:
@@ -65,16 +69,16 @@ func (c *conn) tcpipForward(r *ssh.Request) {
 			reply(r, false)
 			return
 		}
+		chosen.Store(port)
 		answer = binary.BigEndian.AppendUint32(nil, port)
 	}
-	if !c.keep(tcpKey(p.Host, port), l) {
+	if !c.keep(tcpKey(p.Host, chosen.Load()), l) {
 		reply(r, false)
 		return
 	}
 	if r.WantReply {
 		_ = r.Reply(true, answer)
 	}
-	c.goRun(l.serve)
 }
 
 func (c *conn) streamlocalForward(r *ssh.Request) {
@@ -85,7 +89,7 @@ func (c *conn) streamlocalForward(r *ssh.Request) {
 	}
 	l := c.listen("socket-forward", "streamlocal-forward@openssh.com", r.Payload, func(l *listener) {
 		l.kind = forwardedStreamlocalType
-		l.extra = func(acceptPayload) []byte { return payload.ForwardedStreamlocal{Path: p.Path}.Marshal() }
+		l.extra = func(payload.Accept) []byte { return payload.ForwardedStreamlocal{Path: p.Path}.Marshal() }
 	})
 	if l == nil || !c.keep(unixKey(p.Path), l) {
 		reply(r, false)
@@ -137,7 +141,7 @@ func (c *conn) listen(kind, request string, body []byte, set func(*listener)) *l
 	l := &listener{c: c, dev: channel.New(stream, channel.Options{}), device: place.Device, id: a.ID, bound: make(chan uint32, 1)}
 	l.ctx, l.stop = context.WithCancel(c.ctx)
 	set(l)
-	answer, err := l.dev.StartRequest(request, body)
+	answer, err := startRequest(l.dev, request, body)
 	if err != nil {
 		l.close()
 		return nil
@@ -228,7 +232,7 @@ func (l *listener) request(r *channel.Request) {
 			}
 		}
 	case acceptRequest:
-		if p, err := parseAccept(r.Payload); err == nil && p.Kind == l.kind && len(p.OriginHost) <= 255 {
+		if p, err := payload.ParseAccept(r.Payload); err == nil && p.Kind == l.kind && len(p.OriginHost) <= 255 {
 			// Connections already accepted outlive the listener, as under sshd.
 			l.c.goRun(func() { l.c.acceptBack(l.c.ctx, l.device, l.id, p.Ticket, l.kind, l.extra(p)) })
 			ok = true

@@ -136,23 +136,37 @@ func (s *Server) recovered(c *conn) {
 	}
 }
 
-// Kill ends a session: the reason is shown to the person, and the device ends every process of it.
+// Kill ends a session, or a connection with all of its sessions: the reason is shown to the person, and the device ends every process of it.
 func (s *Server) Kill(id [16]byte, reason string) {
 	s.mu.Lock()
 	x := s.sessions[id]
+	var whole *conn
+	for c := range s.conns {
+		if c.user.Load() != nil && c.id == id {
+			whole = c
+		}
+	}
 	s.mu.Unlock()
-	if x != nil {
+	switch {
+	case x != nil:
 		x.kill(reason)
+	case whole != nil:
+		whole.endSessions(reason)
 	}
 }
 
-// Sessions returns the ids of the sessions that are alive, for auth to end those it believes in besides.
+// Sessions returns the ids of the sessions and connections that are alive, for auth to end those it believes in besides.
 func (s *Server) Sessions() [][16]byte {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	ids := make([][16]byte, 0, len(s.sessions))
 	for id := range s.sessions {
 		ids = append(ids, id)
+	}
+	for c := range s.conns {
+		if c.user.Load() != nil {
+			ids = append(ids, c.id)
+		}
 	}
 	return ids
 }

@@ -51,7 +51,7 @@ type session struct {
 	agent    atomic.Bool // the person asked for agent forwarding, and may
 
 	mu      sync.Mutex
-	tap     *recorder.Writer // nil before the start and where nothing is recorded
+	tap     Recording // nil before the start and where nothing is recorded
 	started bool
 	exit    *exitInfo
 }
@@ -104,12 +104,12 @@ func (c *conn) session(nch ssh.NewChannel) {
 	case names.OfDevice:
 		x.serveDevice()
 	default:
-		x.refuse(unknownDevice)
+		x.refuse(UnknownDevice)
 	}
 }
 
-// unknownDevice is auth's answer for a device that is unknown or out of reach, used for names that no device can have.
-const unknownDevice = "no such device, or you may not use it; `ssh hawser@HUB ls` shows those you may"
+// UnknownDevice is auth's answer for a device that is unknown or out of reach, used for names that no device can have.
+const UnknownDevice = "no such device, or you may not use it; `ssh hawser@HUB ls` shows those you may"
 
 // serveDevice relays the channel to a stream of the device's tunnel.
 func (x *session) serveDevice() {
@@ -266,7 +266,7 @@ func (t *tapped) Write(p []byte) (int, error) {
 	return t.w.Write(p)
 }
 
-func (x *session) recording() *recorder.Writer {
+func (x *session) recording() Recording {
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	return x.tap
@@ -302,7 +302,7 @@ func (x *session) relayRequests() {
 			}
 			continue
 		}
-		answer, err := x.dev.StartRequest(r.Type, r.Payload)
+		answer, err := startRequest(x.dev, r.Type, r.Payload)
 		if err != nil {
 			return
 		}
@@ -434,7 +434,7 @@ func (x *session) deviceRequests() {
 		case "eow@openssh.com":
 			_, _ = x.ch.SendRequest(r.Type, false, nil)
 		case acceptRequest:
-			if p, err := parseAccept(r.Payload); err == nil && p.Kind == agentChannel && x.agent.Load() {
+			if p, err := payload.ParseAccept(r.Payload); err == nil && p.Kind == agentChannel && x.agent.Load() {
 				x.c.goRun(func() { x.c.acceptBack(x.ctx, x.place.Device, x.streamID, p.Ticket, agentChannel, nil) })
 				ok = true
 			}

@@ -1,0 +1,165 @@
+package authclient
+
+import (
+	"crypto/ed25519"
+	"maps"
+	"slices"
+	"sync"
+
+	"hawser/auth/api"
+	"hawser/auth/policy"
+	"hawser/tunnel/wire"
+)
+
+// User is a person as auth told.
+type User struct {
+	Name  string
+	Roles []string
+	Keys  [][]byte // SSH wire form
+}
+
+// Device is a device as auth told. Not to be changed.
+type Device struct {
+	UUID     wire.UUID
+	Name     string
+	Key      ed25519.PublicKey
+	Labels   []wire.Label
+	Policy   []byte // signed
+	Compiled policy.Compiled
+}
+
+// Cache is what Watch told last. Safe for concurrent use.
+type Cache struct {
+	mu            sync.RWMutex
+	synced        bool
+	users         map[string]User
+	keys          map[string]string // SSH wire form to user
+	devices       map[wire.UUID]*Device
+	names         map[string]wire.UUID
+	hubs          []*api.Hub
+	time          []byte
+	locksRevision uint64
+	locks         []byte
+	changed       chan struct{} // closed and replaced at each change
+}
+
+func (c *Cache) init() {
+	c.clear()
+	c.changed = make(chan struct{})
+}
+
+func (c *Cache) clear() {
+	c.users, c.keys = make(map[string]User), make(map[string]string)
+	c.devices, c.names = make(map[wire.UUID]*Device), make(map[string]wire.UUID)
+}
+
+// Synced tells whether a whole state was ever received.
+func (c *Cache) Synced() bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.synced
+}
+
+// Changed returns a channel that is closed at the next change.
+func (c *Cache) Changed() <-chan struct{} {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.changed
+}
+
+// ByKey returns whose registered key this is: the exact blob decides.
+func (c *Cache) ByKey(key []byte) (User, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	u, ok := c.users[c.keys[string(key)]]
+	return u, ok
+}
+
+// User returns a user by name.
+func (c *Cache) User(name string) (User, bool) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	u, ok := c.users[name]
+	return u, ok
+}
+
+// Device returns a device by UUID, nil if there is none.
+func (c *Cache) Device(id wire.UUID) *Device {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.devices[id]
+}
+
+// ByName returns a device by name, nil if there is none.
+func (c *Cache) ByName(name string) *Device {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if id, ok := c.names[name]; ok {
+		return c.devices[id]
+	}
+	return nil
+}
+
+// Devices returns all.
+func (c *Cache) Devices() []*Device {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return slices.Collect(maps.Values(c.devices))
+}
+
+// HubAddresses are the tunnel addresses of the hubs, for edges.
+func (c *Cache) HubAddresses() []string {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	var all []string
+	for _, h := range c.hubs {
+		all = append(all, h.TunnelAddresses...)
+	}
+	return all
+}
+
+// Time is the newest signed beacon.
+func (c *Cache) Time() []byte {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.time
+}
+
+// Locks are those in force.
+func (c *Cache) Locks() (revision uint64, blob []byte) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.locksRevision, c.locks
+}
+
+func (c *Cache) putUserLocked(u *api.WatchUser) {
+	c.dropUserLocked(u.Name)
+	c.users[u.Name] = User{Name: u.Name, Roles: u.Roles, Keys: u.Keys}
+	for _, k := range u.Keys {
+		c.keys[string(k)] = u.Name
+	}
+}
+
+func (c *Cache) dropUserLocked(name string) {
+	for _, k := range c.users[name].Keys {
+		if c.keys[string(k)] == name {
+			delete(c.keys, string(k))
+		}
+	}
+	delete(c.users, name)
+}
+
+func (c *Cache) putDeviceLocked(d *Device) {
+	c.dropDeviceLocked(d.UUID)
+	c.devices[d.UUID] = d
+	c.names[d.Name] = d.UUID
+}
+
+func (c *Cache) dropDeviceLocked(id wire.UUID) {
+	if old := c.devices[id]; old != nil {
+		if c.names[old.Name] == id {
+			delete(c.names, old.Name)
+		}
+		delete(c.devices, id)
+	}
+}

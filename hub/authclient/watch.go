@@ -1,0 +1,234 @@
+package authclient
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"hawser/auth/api"
+	"hawser/auth/ca"
+	"hawser/auth/policy"
+	"hawser/tunnel/wire"
+)
+
+// Events are told by Run's goroutine as they come; they must not block.
+type Events struct {
+	Trust         func()
+	Device        func(*Device) // new or changed; its policy may be
+	DeviceRemoved func(wire.UUID)
+	UserChanged   func(name string) // changed or removed
+	Locks         func()
+	Kill          func(session [16]byte, reason string)
+	Sessions      func() [][16]byte                  // those alive here
+	Report        func(full bool) []*api.DeviceState // what to report: all, or what changed since
+}
+
+// Run watches, reports, renews and releases until ctx ends, reconnecting with jitter.
+func (x *Client) Run(ctx context.Context, e Events) {
+	var wg sync.WaitGroup
+	wg.Go(func() { x.renewals(ctx) })
+	wg.Go(func() { x.releasing(ctx) })
+	revision, epoch, wait := uint64(0), "", retryMin
+	for ctx.Err() == nil {
+		began := x.c.Now()
+		err := x.watch(ctx, e, &revision, &epoch)
+		if ctx.Err() != nil {
+			break
+		}
+		if x.c.Now().Sub(began) > time.Minute {
+			wait = retryMin
+		}
+		wait = backoff(wait)
+		x.c.Logger.Warn("auth connection lost", "err", err, "retry", wait)
+		if !sleep(ctx, wait) {
+			break
+		}
+	}
+	wg.Wait()
+	x.api.Close()
+}
+
+func (x *Client) watch(ctx context.Context, e Events, revision *uint64, epoch *string) error {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	var sessions [][]byte
+	for _, id := range e.Sessions() {
+		sessions = append(sessions, id[:])
+	}
+	stream, err := x.api.Hub.Watch(ctx, connect.NewRequest(&api.WatchRequest{
+		Revision: *revision, Epoch: *epoch, SshAddresses: x.c.SSHAddrs, TunnelAddresses: x.c.TunnelAddrs, Sessions: sessions,
+		Incarnation: x.c.Incarnation[:], Version: x.c.Version,
+	}))
+	if err != nil {
+		return fail(err)
+	}
+	defer func() { _ = stream.Close() }()
+	var reporting sync.WaitGroup
+	defer reporting.Wait()
+	defer cancel()
+	up := false
+	for stream.Receive() {
+		m := stream.Msg()
+		x.apply(m, e)
+		if !m.Full || m.Synced {
+			*revision, *epoch = m.Revision, m.Epoch
+		}
+		if !up && (m.Synced || !m.Full) {
+			up = true
+			x.c.Logger.Info("auth connection up", "revision", m.Revision)
+			reporting.Go(func() { x.report(ctx, e) })
+		}
+	}
+	if err := stream.Err(); err != nil {
+		return fail(err)
+	}
+	return errors.New("auth ended the watch")
+}
+
+// apply changes the cache by one step, then tells.
+func (x *Client) apply(m *api.WatchResponse, e Events) {
+	trustChanged := len(m.Trust) > 0 && x.applyTrust(m.Trust)
+	keys, cluster := x.Trust().GrantKeys, x.Credentials().Cluster
+	var devices []*Device
+	for _, d := range m.Devices {
+		if dev := x.device(d, keys, cluster); dev != nil {
+			devices = append(devices, dev)
+		}
+	}
+	c := &x.Cache
+	c.mu.Lock()
+	if m.Full && m.Begin {
+		c.clear()
+	}
+	for _, u := range m.Users {
+		c.putUserLocked(u)
+	}
+	for _, u := range m.UsersRemoved {
+		c.dropUserLocked(u)
+	}
+	for _, d := range devices {
+		c.putDeviceLocked(d)
+	}
+	var removed []wire.UUID
+	for _, s := range m.DevicesRemoved {
+		if id, err := wire.ParseUUID(s); err == nil {
+			c.dropDeviceLocked(id)
+			removed = append(removed, id)
+		}
+	}
+	if len(m.Hubs) > 0 {
+		c.hubs = m.Hubs
+	}
+	if len(m.Time) > 0 {
+		c.time = m.Time
+	}
+	if m.Locks != nil {
+		c.locksRevision, c.locks = m.Locks.Revision, m.Locks.Blob
+	}
+	c.synced = c.synced || m.Synced || !m.Full
+	close(c.changed)
+	c.changed = make(chan struct{})
+	c.mu.Unlock()
+
+	if trustChanged {
+		e.Trust()
+	}
+	if m.Locks != nil {
+		e.Locks()
+	}
+	for _, d := range devices {
+		e.Device(d)
+	}
+	for _, id := range removed {
+		e.DeviceRemoved(id)
+	}
+	for _, u := range m.Users {
+		e.UserChanged(u.Name)
+	}
+	for _, u := range m.UsersRemoved {
+		e.UserChanged(u)
+	}
+	for _, k := range m.Kills {
+		if len(k.SessionId) == 16 {
+			e.Kill([16]byte(k.SessionId), k.Reason)
+		}
+	}
+}
+
+func (x *Client) applyTrust(blob []byte) bool {
+	t, err := ca.OpenTrust(blob, x.Trust().Pins()...)
+	if err != nil || t.Cluster != x.Trust().Cluster {
+		x.c.Logger.Error("trust bundle refused", "err", err)
+		return false
+	}
+	old := x.Trust()
+	if t.Revision <= old.Revision {
+		return false
+	}
+	creds := *x.Credentials()
+	creds.Trust = blob
+	if err := creds.Save(x.c.Dir); err != nil {
+		x.c.Logger.Error("trust bundle not stored", "err", err)
+	}
+	x.trust.Store(t)
+	x.creds.Store(&creds)
+	return true
+}
+
+func (x *Client) device(d *api.WatchDevice, keys []ed25519.PublicKey, cluster string) *Device {
+	id, err := wire.ParseUUID(d.Uuid)
+	if err != nil || wire.CheckDeviceName(d.Name) != nil || len(d.PublicKey) != ed25519.PublicKeySize {
+		x.c.Logger.Error("device from auth not understood", "device", wire.Quote(d.Uuid, 64))
+		return nil
+	}
+	dev := &Device{UUID: id, Name: d.Name, Key: d.PublicKey, Policy: d.Policy}
+	for _, l := range d.Labels {
+		dev.Labels = append(dev.Labels, wire.Label{Key: l.Key, Value: l.Value})
+	}
+	if dev.Compiled, err = policy.OpenCompiled(d.Policy, keys, cluster, d.Uuid); err != nil {
+		x.c.Logger.Error("policy from auth refused", "device", d.Name, "err", err) // the zero Compiled allows nothing
+	}
+	return dev
+}
+
+// Dirty says that Events.Report has something new.
+func (x *Client) Dirty() {
+	select {
+	case x.dirty <- struct{}{}:
+	default:
+	}
+}
+
+// report tells auth all tunnels, then each change, until the watch ends.
+func (x *Client) report(ctx context.Context, e Events) {
+	full, wait := true, retryMin
+	for {
+		states := e.Report(full)
+		if full || len(states) > 0 {
+			cctx, cancel := context.WithTimeout(ctx, callTimeout)
+			_, err := x.api.Hub.ReportDevices(cctx, connect.NewRequest(&api.ReportDevicesRequest{Full: full, Devices: states}))
+			cancel()
+			if err != nil {
+				if ctx.Err() != nil {
+					return
+				}
+				x.c.Logger.Warn("report failed", "err", fail(err))
+				full, wait = true, backoff(wait)
+				if !sleep(ctx, wait) {
+					return
+				}
+				continue
+			}
+			full, wait = false, retryMin
+		}
+		select {
+		case <-x.dirty:
+		case <-ctx.Done():
+			return
+		}
+	}
+}

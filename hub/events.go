@@ -1,0 +1,126 @@
+package hub
+
+import (
+	"sync"
+
+	"hawser/auth/api"
+	"hawser/hub/authclient"
+	"hawser/hub/registry"
+	"hawser/tunnel"
+	"hawser/tunnel/wire"
+)
+
+// changedDevices is what auth is still to be told of.
+type changedDevices struct {
+	mu  sync.Mutex
+	ids map[wire.UUID]struct{}
+}
+
+func (c *changedDevices) add(id wire.UUID) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ids == nil {
+		c.ids = make(map[wire.UUID]struct{})
+	}
+	c.ids[id] = struct{}{}
+}
+
+func (c *changedDevices) take() map[wire.UUID]struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	ids := c.ids
+	c.ids = nil
+	return ids
+}
+
+// report notes that a device came, went or changed.
+func (h *Hub) report(id wire.UUID) {
+	h.changes.add(id)
+	h.auth.Dirty()
+}
+
+func (h *Hub) state(id wire.UUID) *api.DeviceState {
+	t := h.registry.Lookup(id)
+	if t == nil {
+		return &api.DeviceState{Uuid: id.String()}
+	}
+	return deviceState(t)
+}
+
+func deviceState(t *registry.Tunnel) *api.DeviceState {
+	i, held := t.Info(), t.Held()
+	return &api.DeviceState{
+		Uuid: t.UUID.String(), Online: true, Incarnation: t.Incarnation[:], Carrier: t.Conn.Carrier().String(),
+		Observed: t.Conn.RemoteAddr().String(), Hostname: i.Hostname, AgentVersion: i.AgentVersion, Arch: i.Arch, Os: i.OS,
+		Addresses: i.Addresses, SinceUnix: t.Since.Unix(), PolicyRevision: held.Policy, LocksRevision: held.Locks, Uid: i.UID,
+	}
+}
+
+// events says what the hub does with what auth tells.
+func (h *Hub) events() authclient.Events {
+	return authclient.Events{
+		Trust: func() { h.broadcast(wire.Trust{Blob: h.auth.TrustBlob()}) },
+		Locks: func() {
+			revision, blob := h.auth.Cache.Locks()
+			h.broadcast(wire.Locks{Revision: revision, Blob: blob})
+		},
+		Device: func(d *authclient.Device) {
+			if t := h.registry.Lookup(d.UUID); t != nil {
+				h.send(t, wire.Policy{Blob: d.Policy})
+			}
+		},
+		DeviceRemoved: func(id wire.UUID) {
+			for _, t := range h.registry.Forget(id) {
+				h.tunnels.spawn(func() { _ = t.Conn.CloseWithError(wire.CloseBanned, "the device was removed from the cluster") })
+			}
+		},
+		UserChanged: func(name string) {
+			if _, ok := h.auth.Cache.User(name); !ok {
+				h.front.EndUser(name, "the user was removed")
+			}
+		},
+		Kill:     h.kill,
+		Sessions: func() [][16]byte { return append(h.front.Sessions(), h.granted.alive()...) },
+		Report: func(full bool) []*api.DeviceState {
+			ids := h.changes.take()
+			var states []*api.DeviceState
+			if full {
+				seen := make(map[wire.UUID]bool)
+				for _, t := range h.registry.All() {
+					if !seen[t.UUID] {
+						seen[t.UUID] = true
+						states = append(states, deviceState(t))
+					}
+				}
+				return states
+			}
+			for id := range ids {
+				states = append(states, h.state(id))
+			}
+			return states
+		},
+	}
+}
+
+// kill ends a session wherever it is served.
+func (h *Hub) kill(id [16]byte, reason string) {
+	h.config.Logger.Info("session killed", "session", wire.UUID(id).String(), "reason", wire.Quote(reason, 256))
+	if device, ok := h.granted.deviceOf(id); ok {
+		if t := h.registry.Lookup(device); t != nil {
+			h.send(t, wire.Kill{SessionID: id, Reason: wire.Quote(reason, 512)})
+		}
+		return
+	}
+	h.front.Kill(id, reason)
+}
+
+// send sends without waiting for a peer that does not read.
+func (h *Hub) send(t *registry.Tunnel, m wire.Message) {
+	h.tunnels.spawn(func() { _ = tunnel.Send(t.Conn, m) })
+}
+
+func (h *Hub) broadcast(m wire.Message) {
+	for _, t := range h.registry.All() {
+		h.send(t, m)
+	}
+}
