@@ -6,11 +6,10 @@ import (
 	"sync"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-
 	"hawser/edge/login"
 	"hawser/edge/pty"
 	"hawser/tunnel/channel"
+	"hawser/tunnel/channel/payload"
 )
 
 // session is one Serve. Its fields belong to the goroutine of Serve.
@@ -79,13 +78,13 @@ func startRequest(r *channel.Request) (kind, command string, ok bool) {
 	case "shell":
 		return "shell", "", true
 	case "exec":
-		p, err := parse[oneString](r.Payload)
+		p, err := payload.ParseExec(r.Payload)
 		if err != nil {
 			return "", "", true
 		}
-		return "exec", p.Value, true
+		return "exec", p.Command, true
 	case "subsystem":
-		if p, err := parse[oneString](r.Payload); err == nil && p.Value == "sftp" {
+		if p, err := payload.ParseSubsystem(r.Payload); err == nil && p.Name == "sftp" {
 			return "sftp", "", true
 		}
 		return "", "", true
@@ -104,10 +103,10 @@ func (s *session) allow(kind string) error {
 func (s *session) prepare(ctx context.Context, r *channel.Request) bool {
 	switch r.Type {
 	case "pty-req":
-		p, err := parse[ptyRequest](r.Payload)
+		p, err := payload.ParsePtyRequest(r.Payload)
 		return err == nil && s.pty == nil && s.openPTY(p)
 	case "env":
-		p, err := parse[envRequest](r.Payload)
+		p, err := payload.ParseEnv(r.Payload)
 		if err != nil || !mayset(p.Name, p.Value) || len(s.env) == maxEnv {
 			return false
 		}
@@ -124,8 +123,8 @@ func (s *session) prepare(ctx context.Context, r *channel.Request) bool {
 	return s.during(r, 0)
 }
 
-func (s *session) openPTY(r ptyRequest) bool {
-	modes, err := pty.ParseModes(r.Modes)
+func (s *session) openPTY(r payload.PtyRequest) bool {
+	modes, err := pty.ParseModes(string(r.Modes))
 	if err != nil {
 		return false
 	}
@@ -156,19 +155,19 @@ func (s *session) openPTY(r ptyRequest) bool {
 func (s *session) during(r *channel.Request, leader int) bool {
 	switch r.Type {
 	case "window-change":
-		p, err := parse[windowChange](r.Payload)
+		p, err := payload.ParseWindowChange(r.Payload)
 		if err != nil || s.pty == nil {
 			return false
 		}
 		if s.params.Tap != nil {
 			s.params.Tap.Resize(p.Columns, p.Rows)
 		}
-		return s.pty.Resize(pty.Size(p)) == nil
+		return s.pty.Resize(pty.Size{Columns: p.Columns, Rows: p.Rows, Width: p.Width, Height: p.Height}) == nil
 	case "signal":
-		p, err := parse[oneString](r.Payload)
-		return err == nil && leader > 0 && signalGroup(leader, p.Value) == nil
+		p, err := payload.ParseSignal(r.Payload)
+		return err == nil && leader > 0 && signalGroup(leader, p.Name) == nil
 	case "break":
-		_, err := parse[breakRequest](r.Payload)
+		_, err := payload.ParseBreak(r.Payload)
 		return err == nil && s.pty != nil && s.pty.Break() == nil
 	}
 	return false
@@ -204,9 +203,9 @@ func (s *session) report() {
 		s.params.Tap.Exit(s.result.Status, s.result.Signal)
 	}
 	if s.result.Signal != "" {
-		_, _ = s.ch.SendRequest("exit-signal", false, ssh.Marshal(exitSignal{Signal: s.result.Signal, Core: s.core}))
+		_, _ = s.ch.SendRequest("exit-signal", false, payload.ExitSignal{Signal: s.result.Signal, CoreDumped: s.core}.Marshal())
 	} else {
-		_, _ = s.ch.SendRequest("exit-status", false, ssh.Marshal(exitStatus{s.result.Status}))
+		_, _ = s.ch.SendRequest("exit-status", false, payload.ExitStatus{Status: s.result.Status}.Marshal())
 	}
 	_ = s.ch.CloseWrite()
 }
