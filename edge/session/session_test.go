@@ -1,0 +1,364 @@
+package session
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/pkg/sftp"
+
+	"hawser/edge/login"
+	"hawser/edge/pty"
+	"hawser/tunnel/channel"
+	"hawser/tunnel/channel/payload"
+)
+
+func TestMain(m *testing.M) {
+	if code, ok := RunHelper(os.Args); ok {
+		os.Exit(code)
+	}
+	os.Exit(m.Run())
+}
+
+// person is the hub's end of a session: what a client would see.
+type person struct {
+	t        *testing.T
+	ch       *channel.Conn
+	out, err bytes.Buffer
+	status   chan string
+	done     chan struct{}
+	result   chan Result
+	cancel   context.CancelCauseFunc
+}
+
+const accounts = "root:x:0:0:root:/:/bin/sh\nbob:x:4242:4343:Bob:/nonexistent:/bin/sh\nnix:x:4244:4343::/:/usr/sbin/nologin\nold:x:4245:4343::/:/bin/sh\n"
+
+func system(t *testing.T) login.System {
+	t.Helper()
+	root := t.TempDir()
+	for name, text := range map[string]string{"passwd": accounts, "group": "tty:x:5:\nteam:x:4400:bob\n", "shadow": "old:*:1:0:99999:7::2:\n"} {
+		if err := os.MkdirAll(filepath.Join(root, "etc"), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(root, "etc", name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return login.System{Root: root}
+}
+
+func open(t *testing.T, e *Engine, p Params) *person {
+	t.Helper()
+	a, b := net.Pipe()
+	hub, edge := channel.New(a, channel.Options{}), channel.New(b, channel.Options{})
+	ctx, cancel := context.WithCancelCause(t.Context())
+	c := &person{t: t, ch: hub, status: make(chan string, 1), done: make(chan struct{}), result: make(chan Result, 1), cancel: cancel}
+	if p.Login == "" {
+		p.Login = "root"
+	}
+	if p.SessionID == "" {
+		p.SessionID = fmt.Sprintf("test-%d", time.Now().UnixNano())
+	}
+	p.User = "alice"
+	p.Client, p.Server = netip.MustParseAddrPort("192.0.2.1:1234"), netip.MustParseAddrPort("192.0.2.2:22")
+	go func() { c.result <- e.Serve(ctx, edge, p) }()
+	go func() {
+		defer close(c.done)
+		for r := range hub.Requests() {
+			switch r.Type {
+			case "exit-status":
+				s, _ := payload.ParseExitStatus(r.Payload)
+				c.status <- fmt.Sprint(s.Status)
+			case "exit-signal":
+				s, _ := payload.ParseExitSignal(r.Payload)
+				c.status <- s.Signal
+			}
+			_ = r.Reply(false)
+		}
+	}()
+	t.Cleanup(func() { hub.Close(); <-c.done })
+	return c
+}
+
+func (c *person) ask(name string, p []byte, want bool) {
+	c.t.Helper()
+	got, err := c.ch.SendRequest(name, true, p)
+	if err != nil || got != want {
+		c.t.Fatalf("%s: got %v %v, want %v", name, got, err, want)
+	}
+}
+
+func (c *person) exec(command string) { c.ask("exec", payload.Exec{Command: command}.Marshal(), true) }
+
+// finish reads all output and returns the exit.
+func (c *person) finish() (string, Result) {
+	var wg sync.WaitGroup
+	wg.Go(func() { _, _ = io.Copy(&c.out, c.ch) })
+	wg.Go(func() { _, _ = io.Copy(&c.err, c.ch.StderrReader()) })
+	wg.Wait()
+	select {
+	case s := <-c.status:
+		c.ch.Close()
+		return s, <-c.result
+	case <-c.done:
+	}
+	select {
+	case s := <-c.status:
+		return s, <-c.result
+	default:
+		return "", <-c.result
+	}
+}
+
+func engine(t *testing.T) *Engine {
+	e := New(Config{Device: "gw-1", System: system(t)})
+	t.Cleanup(e.Close)
+	return e
+}
+
+func TestOutputErrorAndStatusStayApart(t *testing.T) {
+	e := engine(t)
+	for _, tc := range []struct{ command, out, err, exit string }{
+		{"echo o; echo e >&2; exit 7", "o\n", "e\n", "7"},
+		{"kill -TERM $$", "", "", "TERM"},
+		{"true", "", "", "0"},
+		{"nosuchcommand 2>/dev/null", "", "", "127"},
+	} {
+		c := open(t, e, Params{})
+		c.exec(tc.command)
+		_ = c.ch.CloseWrite()
+		exit, _ := c.finish()
+		if c.out.String() != tc.out || c.err.String() != tc.err || exit != tc.exit {
+			t.Errorf("%q: %q %q %q", tc.command, c.out.String(), c.err.String(), exit)
+		}
+	}
+}
+
+func TestNoOutputIsEverEmpty(t *testing.T) {
+	e := engine(t)
+	for i := range 200 {
+		c := open(t, e, Params{})
+		c.exec("echo x")
+		if exit, _ := c.finish(); c.out.String() != "x\n" || exit != "0" {
+			t.Fatalf("run %d: %q %q", i, c.out.String(), exit)
+		}
+	}
+}
+
+func TestFiftyMegabytesBothWays(t *testing.T) {
+	c := open(t, engine(t), Params{})
+	c.exec("cat")
+	in, out := sha256.New(), sha256.New()
+	go func() {
+		b := bytes.Repeat([]byte("0123456789abcdefghijklmnopqrstuv"), 1024)
+		for i := range 1600 {
+			b[0] = byte(i)
+			in.Write(b)
+			_, _ = c.ch.Write(b)
+		}
+		_ = c.ch.CloseWrite()
+	}()
+	n, err := io.Copy(out, c.ch)
+	if err != nil || n != 1600*32768 || !bytes.Equal(in.Sum(nil), out.Sum(nil)) {
+		t.Fatalf("%d bytes, %v", n, err)
+	}
+}
+
+func TestTheEnvironmentCanNotBeForged(t *testing.T) {
+	c := open(t, engine(t), Params{SessionID: "the-id"})
+	for name, ok := range map[string]bool{"LC_ALL": true, "LANG": true, "HAWSER_USER": false, "LD_PRELOAD": false, "PATH": false, "BASH_ENV": false} {
+		c.ask("env", payload.Env{Name: name, Value: "mine"}.Marshal(), ok)
+	}
+	c.exec("env; pwd")
+	c.finish()
+	for _, want := range []string{"HAWSER_SESSION=the-id", "HAWSER_USER=alice", "HAWSER_DEVICE=gw-1", "LC_ALL=mine", "SSH_CONNECTION=192.0.2.1 1234 192.0.2.2 22", "LOGNAME=root"} {
+		if !strings.Contains("\n"+c.out.String(), "\n"+want+"\n") {
+			t.Errorf("no %s in\n%s", want, c.out.String())
+		}
+	}
+	if strings.Contains(c.out.String(), "PRELOAD") || strings.Contains(c.out.String(), "PATH=mine") {
+		t.Error(c.out.String())
+	}
+}
+
+func TestProcessRunsAsTheLogin(t *testing.T) {
+	c := open(t, engine(t), Params{Login: "bob"})
+	c.exec("id -u; id -g; id -G; pwd")
+	c.finish()
+	if got := c.out.String(); got != "4242\n4343\n4343 4400\n/\n" {
+		t.Errorf("%q %q", got, c.err.String())
+	}
+}
+
+func TestRefusalsAreTheSameForEveryKind(t *testing.T) {
+	e := engine(t)
+	for _, name := range []string{"nobody-here", "old"} {
+		for _, kind := range []string{"shell", "exec", "subsystem"} {
+			c := open(t, e, Params{Login: name})
+			c.ask(kind, map[string][]byte{"exec": payload.Exec{Command: "id"}.Marshal(), "subsystem": payload.Subsystem{Name: "sftp"}.Marshal()}[kind], true)
+			exit, r := c.finish()
+			if exit != "255" || !strings.Contains(c.err.String(), name) || !(errors.Is(r.Err, login.ErrUnknown) || errors.Is(r.Err, login.ErrRefused)) {
+				t.Errorf("%s %s: %q %q %v", name, kind, exit, c.err.String(), r.Err)
+			}
+		}
+	}
+}
+
+func TestMalformedRequestsAreRefusedAndTheSessionLives(t *testing.T) {
+	c := open(t, engine(t), Params{})
+	for _, bad := range [][]byte{nil, {0xff, 0xff, 0xff, 0xff}, {0, 0, 0, 2, 'a'}, {0, 0, 0, 1, 'a', 'b'}} {
+		for _, kind := range []string{"exec", "env", "pty-req", "subsystem", "signal", "window-change"} {
+			c.ask(kind, bad, false)
+		}
+	}
+	c.exec("echo alive")
+	if c.finish(); c.out.String() != "alive\n" {
+		t.Error(c.out.String())
+	}
+}
+
+func TestTerminalEchoesResizesAndEndsWithItsLeader(t *testing.T) {
+	tty := new(TTY)
+	c := open(t, engine(t), Params{TTY: tty})
+	c.ask("pty-req", payload.PtyRequest{Term: "xterm", Columns: 80, Rows: 24, Modes: "\x35\x00\x00\x00\x00\x00"}.Marshal(), true)
+	c.ask("window-change", payload.WindowChange{Columns: 100, Rows: 50}.Marshal(), true)
+	if tty.Tag() != Withheld {
+		t.Error("ECHO is off and lines are read: the tag must say so")
+	}
+	c.exec("stty size; echo $TERM; (sleep 60 &); tty; read x; echo got $x")
+	_, _ = c.ch.Write([]byte("hello\n"))
+	exit, _ := c.finish()
+	got := c.out.String()
+	if !strings.HasPrefix(got, "50 100\r\nxterm\r\n/dev/pts/") || !strings.HasSuffix(got, "got hello\r\n") || exit != "0" {
+		t.Errorf("%q %q", got, exit)
+	}
+	if tty.Tag() != 0 {
+		t.Error("tag after the end")
+	}
+}
+
+func TestNoTerminalIsToldAndTheSessionGoesOn(t *testing.T) {
+	e := engine(t)
+	e.openPTY = func() (*pty.PTY, error) { return nil, pty.ErrUnavailable }
+	c := open(t, e, Params{})
+	c.ask("pty-req", payload.PtyRequest{Term: "xterm"}.Marshal(), false)
+	c.exec("echo x")
+	if c.finish(); c.out.String() != "x\n" || !strings.Contains(c.err.String(), "ssh -T") {
+		t.Errorf("%q %q", c.out.String(), c.err.String())
+	}
+}
+
+func TestSignalReachesTheGroup(t *testing.T) {
+	c := open(t, engine(t), Params{})
+	c.exec("trap 'echo caught; exit 3' USR1; echo ready; while :; do sleep 0.05; done")
+	b := make([]byte, 6)
+	if _, err := io.ReadFull(c.ch, b); err != nil {
+		t.Fatal(err)
+	}
+	c.ask("signal", payload.Signal{Name: "USR1"}.Marshal(), true)
+	if exit, _ := c.finish(); exit != "3" || !strings.Contains(c.out.String(), "caught") {
+		t.Errorf("%q %q", exit, c.out.String())
+	}
+}
+
+func TestKillEndsEveryProcessAndSaysWhy(t *testing.T) {
+	id := fmt.Sprintf("kill-%d", os.Getpid())
+	c := open(t, engine(t), Params{SessionID: id})
+	c.exec("setsid sh -c 'trap \"\" HUP TERM; while :; do sleep 1; done' & nohup sleep 100 >/dev/null & echo ready; wait")
+	b := make([]byte, 6)
+	if _, err := io.ReadFull(c.ch, b); err != nil {
+		t.Fatal(err)
+	}
+	c.cancel(errors.New("locked by carol"))
+	_, r := c.finish()
+	if !strings.Contains(c.err.String(), "locked by carol") || r.Err == nil {
+		t.Errorf("%q %v", c.err.String(), r.Err)
+	}
+	if left := members(id, map[int]bool{}); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func TestWhoGoesAwayHangsUp(t *testing.T) {
+	id := fmt.Sprintf("gone-%d", os.Getpid())
+	c := open(t, engine(t), Params{SessionID: id})
+	c.exec("echo ready; sleep 100; echo never")
+	b := make([]byte, 6)
+	if _, err := io.ReadFull(c.ch, b); err != nil {
+		t.Fatal(err)
+	}
+	c.ch.Close()
+	if r := <-c.result; !errors.Is(r.Err, errGone) {
+		t.Error(r.Err)
+	}
+	if left := members(id, map[int]bool{}); len(left) != 0 {
+		t.Errorf("left: %v", left)
+	}
+}
+
+func TestSFTPWritesAsTheLogin(t *testing.T) {
+	dir, err := os.MkdirTemp("/tmp", "hawser-sftp-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	if err := os.Chown(dir, 4242, 4343); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"bob", "root"} {
+		c := open(t, engine(t), Params{Login: name})
+		c.ask("subsystem", payload.Subsystem{Name: "sftp"}.Marshal(), true)
+		client, err := sftp.NewClientPipe(c.ch, writeCloser{c.ch})
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, name)
+		f, err := client.Create(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = f.Write([]byte("content"))
+		f.Close()
+		_, err = client.Open("/etc/shadow")
+		if (err == nil) != (name == "root") {
+			t.Errorf("%s reads shadow: %v", name, err)
+		}
+		client.Close()
+		if r := <-c.result; r.Status != 0 || r.Kind != "sftp" {
+			t.Errorf("%+v", r)
+		}
+	}
+}
+
+type writeCloser struct{ *channel.Conn }
+
+func (w writeCloser) Close() error { return w.CloseWrite() }
+
+func TestAgentSocketIsTheLoginsAndIsRemoved(t *testing.T) {
+	c := open(t, engine(t), Params{Login: "bob", OpenBack: func(context.Context, string) (io.ReadWriteCloser, error) {
+		a, b := net.Pipe()
+		go func() { _, _ = io.Copy(b, b) }()
+		return a, nil
+	}})
+	c.ask("auth-agent-req@openssh.com", nil, true)
+	c.exec("echo $SSH_AUTH_SOCK; stat -c '%a %u' $(dirname $SSH_AUTH_SOCK) $SSH_AUTH_SOCK")
+	c.finish()
+	lines := strings.Split(c.out.String(), "\n")
+	if len(lines) < 3 || lines[1] != "700 4242" || lines[2] != "600 4242" {
+		t.Fatalf("%q", lines)
+	}
+	if _, err := os.Stat(filepath.Dir(lines[0])); !os.IsNotExist(err) {
+		t.Error("directory left:", err)
+	}
+}
