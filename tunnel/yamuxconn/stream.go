@@ -141,11 +141,12 @@ func (s *stream) end(code wire.StreamCode, what uint8, local error) {
 	s.mu.Unlock()
 	s.m.remove(s.y.StreamID())
 	// In the background, for a slow link must not hold up whoever gives a stream up.
+	// STREAM_END goes before the FIN: after a reset the peer must not take that for the end of what we sent.
 	s.m.background(func() {
-		s.y.Close()
 		if tell {
 			s.m.c.frames.write(frameStreamEnd, streamEnd{s.y.StreamID(), code, what}.append(nil), nil)
 		}
+		s.y.Close()
 	})
 }
 
