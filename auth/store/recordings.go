@@ -361,7 +361,7 @@ func (r *Recordings) commit(group []*write) {
 	staged := map[string][]*write{}
 	for _, w := range group {
 		name, err := r.stage(txns, w)
-		if err != nil || name == "" {
+		if err != nil {
 			w.reply <- err
 			continue
 		}
@@ -381,7 +381,7 @@ func (r *Recordings) commit(group []*write) {
 	}
 }
 
-// stage puts one write into its week's transaction and returns the week. "" and nil: it is already done.
+// stage puts one write into its week's transaction and returns the week.
 func (r *Recordings) stage(txns map[string]*badger.Txn, w *write) (string, error) {
 	end, err := r.tail(w.id)
 	if errors.Is(err, ErrNotFound) && w.manifest != nil {
