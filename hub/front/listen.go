@@ -3,6 +3,7 @@ package front
 import (
 	"context"
 	"encoding/binary"
+	"errors"
 	"net"
 	"strconv"
 	"sync/atomic"
@@ -12,12 +13,14 @@ import (
 	"hawser/hub/names"
 	"hawser/tunnel/channel"
 	"hawser/tunnel/channel/payload"
+	"hawser/tunnel/resume"
 	"hawser/tunnel/wire"
 )
 
 // listener is one -R of a connection: a Listen stream to the device, which accepts there and tells us.
 type listener struct {
 	c      *conn
+	stream *resume.Stream
 	dev    *channel.Conn
 	device wire.UUID
 	id     wire.StreamID
@@ -138,7 +141,7 @@ func (c *conn) listen(kind, request string, body []byte, set func(*listener)) *l
 		log.Warn("forward refused", "err", err)
 		return nil
 	}
-	l := &listener{c: c, dev: channel.New(stream, channel.Options{}), device: place.Device, id: a.ID, bound: make(chan uint32, 1)}
+	l := &listener{c: c, stream: stream, dev: channel.New(stream, channel.Options{}), device: place.Device, id: a.ID, bound: make(chan uint32, 1)}
 	l.ctx, l.stop = context.WithCancel(c.ctx)
 	set(l)
 	answer, err := startRequest(l.dev, request, body)
@@ -212,7 +215,12 @@ func (c *conn) closeListeners() {
 
 // serve takes the device's announcements until the listener ends.
 func (l *listener) serve() {
-	stop := context.AfterFunc(l.ctx, func() { _ = l.dev.Close() })
+	stop := context.AfterFunc(l.ctx, func() {
+		if errors.Is(context.Cause(l.ctx), errStopping) {
+			l.stream.Reset(wire.StreamCancelled)
+		}
+		_ = l.dev.Close()
+	})
 	defer stop()
 	for r := range l.dev.Requests() {
 		l.request(r)

@@ -100,7 +100,8 @@ func (s *Server) start(ctx context.Context, nc net.Conn) {
 		_ = nc.Close()
 		return
 	}
-	cctx, cancel := context.WithCancelCause(ctx)
+	// Not ctx itself: a connection ends by end, with the cause that its sessions are told.
+	cctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	c := &conn{s: s, nc: nc, ctx: cctx, cancel: cancel, listeners: make(map[string]*listener)}
 	s.mu.Lock()
 	if s.closing {

@@ -40,20 +40,22 @@ type session struct {
 	cancel   context.CancelCauseFunc
 	id       [16]byte
 	requests *requestQueue
-	begun    time.Time
 
 	pty  atomic.Bool
 	term ptySize // owned by the goroutine that handles requests
 
 	place    *Place // set once, under mu, before the goroutines that read it without start
 	streamID wire.StreamID
+	stream   *resume.Stream
 	dev      *channel.Conn
 	agent    atomic.Bool // the person asked for agent forwarding, and may
 
-	mu      sync.Mutex
-	tap     Recording // nil before the start and where nothing is recorded
-	started bool
-	exit    *exitInfo
+	mu       sync.Mutex
+	inflight int        // requests whose reply is due
+	idle     *sync.Cond // on mu: inflight became 0
+	tap      Recording  // nil before the start and where nothing is recorded
+	started  bool
+	exit     *exitInfo
 }
 
 type ptySize struct {
@@ -76,7 +78,8 @@ func (c *conn) session(nch ssh.NewChannel) {
 		return
 	}
 	ctx, cancel := context.WithCancelCause(c.ctx)
-	x := &session{c: c, ch: ch, ctx: ctx, cancel: cancel, id: wire.NewStreamID(), requests: newRequestQueue(), begun: c.s.c.Now()}
+	x := &session{c: c, ch: ch, ctx: ctx, cancel: cancel, id: wire.NewStreamID(), requests: newRequestQueue()}
+	x.idle = sync.NewCond(&x.mu)
 	defer cancel(nil)
 	defer func() { _ = ch.Close() }()
 	c.mu.Lock()
@@ -140,7 +143,7 @@ func (x *session) serveDevice() {
 		x.refuse(explain(err))
 		return
 	}
-	x.dev = channel.New(stream, channel.Options{})
+	x.stream, x.dev = stream, channel.New(stream, channel.Options{})
 	c.s.c.Logger.Info("session opened", "user", c.identity.User, "device", place.DeviceName, "login", place.Login,
 		"session", wire.UUID(x.id).String(), "client", c.client.String())
 
@@ -191,7 +194,12 @@ func (x *session) relay() (*exitInfo, error) {
 		})
 	}
 	// The end of the session's context breaks every Read and Write below.
-	stop := context.AfterFunc(x.ctx, func() { _ = x.dev.Close() })
+	stop := context.AfterFunc(x.ctx, func() {
+		if errors.Is(context.Cause(x.ctx), errStopping) {
+			x.stream.Reset(wire.StreamCancelled) // the device's goodbye is not waited for
+		}
+		_ = x.dev.Close()
+	})
 	var outErr [2]error
 	guard(&out, func() { _, outErr[0] = x.dev.WriteTo(&tapped{x: x, stream: recorder.Stdout, w: x.ch}) })
 	guard(&out, func() {
@@ -205,6 +213,7 @@ func (x *session) relay() (*exitInfo, error) {
 	guard(&rest, x.relayRequests)
 	x.deviceRequests() // until the device closed the channel or the stream broke
 	out.Wait()
+	x.waitReplies()
 
 	exit, err := x.result(errors.Join(outErr[:]...))
 	switch {
@@ -221,6 +230,24 @@ func (x *session) relay() (*exitInfo, error) {
 	_ = x.dev.Close()
 	rest.Wait()
 	return exit, err
+}
+
+// waitReplies waits until every request taken has its reply: CLOSE would overtake it, and a client that waits for the reply to exec would
+// see the channel end instead. The answers come, for the device's channel has ended.
+func (x *session) waitReplies() {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	for x.inflight > 0 {
+		x.idle.Wait()
+	}
+}
+
+func (x *session) due(n int) {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.inflight += n; x.inflight == 0 {
+		x.idle.Broadcast()
+	}
 }
 
 // result is the exit the device told, or the reason that there is none.
@@ -279,8 +306,8 @@ func (x *session) relayRequests() {
 	wg.Go(func() {
 		defer x.c.s.recovered(x.c)
 		for p := range answers {
-			ok := <-p.answer // false when closed: the channel ended
-			reply(p.request, ok)
+			reply(p.request, <-p.answer) // false when closed: the channel ended
+			x.due(-1)
 		}
 	})
 	defer wg.Wait()
@@ -290,21 +317,20 @@ func (x *session) relayRequests() {
 		if r == nil {
 			return
 		}
-		if forward, answer := x.examine(r); !forward {
-			if r.WantReply {
-				answers <- pendingAnswer{r, answered(answer)}
-			}
-			continue
-		}
 		if !r.WantReply {
-			if _, err := x.dev.SendRequest(r.Type, false, r.Payload); err != nil {
-				return
+			if forward, _ := x.examine(r); forward {
+				_, _ = x.dev.SendRequest(r.Type, false, r.Payload) // an error is the channel's end, which relay sees
 			}
 			continue
 		}
-		answer, err := startRequest(x.dev, r.Type, r.Payload)
-		if err != nil {
-			return
+		x.due(1)
+		forward, ok := x.examine(r)
+		answer := answered(ok)
+		if forward {
+			var err error
+			if answer, err = startRequest(x.dev, r.Type, r.Payload); err != nil {
+				answer = answered(false)
+			}
 		}
 		answers <- pendingAnswer{r, answer}
 	}
