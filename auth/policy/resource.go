@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -14,10 +15,7 @@ import (
 func FromMap(m map[string]any) (Role, error) {
 	var r Role
 	d := &decoder{}
-	rest := make(map[string]any, len(m))
-	for k, v := range m {
-		rest[k] = v
-	}
+	rest := maps.Clone(m)
 	if kind, ok := rest["kind"]; !ok || kind != "role" {
 		d.add("kind", "is not role")
 	}
