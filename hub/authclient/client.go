@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -65,7 +64,6 @@ type Client struct {
 	api   *apiclient.Client
 	Cache Cache
 
-	mu       sync.Mutex
 	releases chan *api.ReleaseRequest
 	dirty    chan struct{} // a token: something is to be reported
 }

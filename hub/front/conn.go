@@ -35,7 +35,6 @@ type conn struct {
 
 	noMore   atomic.Bool  // no-more-sessions@openssh.com was said
 	channels atomic.Int32 // open, of all kinds
-	agentOK  atomic.Bool  // the person asked for agent forwarding on this connection
 
 	forwardsMu sync.Mutex // one Admit at a time; held across it on purpose: others want its answer
 	forwards   *Place

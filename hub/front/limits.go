@@ -11,10 +11,8 @@ const (
 	maxQueued = 64
 	// maxQueuedBytes is their payload in all.
 	maxQueuedBytes = 512 << 10
-	// maxGlobalQueued global requests wait for their turn; further ones are refused.
+	// maxGlobalQueued global requests wait for their turn; beyond, the connection waits with them.
 	maxGlobalQueued = 64
-	// copyBuffer is the most an x/crypto channel moves in one packet.
-	copyBuffer = 32 << 10
 	// admitTimeout bounds a call for a place: auth answers in milliseconds, or it is away.
 	admitTimeout = 10 * time.Second
 	// openTimeout bounds opening a stream on a tunnel and what the edge does before it answers (dial a target).
