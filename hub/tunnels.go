@@ -160,8 +160,8 @@ var errDone = errors.New("done")
 
 // serveTunnel serves one tunnel to its end.
 func (h *Hub) serveTunnel(c tunnel.Conn) {
-	code, reason := wire.CloseInternal, "the hub failed"
-	defer func() { _ = c.CloseWithError(code, reason) }()
+	end := &wire.CloseError{Code: wire.CloseInternal, Reason: "the hub failed"}
+	defer func() { _ = c.CloseWith(end) }()
 	defer func() {
 		if p := recover(); p != nil {
 			h.config.Logger.Error("panic in a tunnel", "panic", p, "stack", string(debug.Stack()))
@@ -169,16 +169,16 @@ func (h *Hub) serveTunnel(c tunnel.Conn) {
 	}()
 	p, err := h.judge(c.ConnectionState())
 	if err != nil {
-		code, reason = wire.CloseAuth, "certificate not accepted"
+		end = &wire.CloseError{Code: wire.CloseAuth, Reason: "certificate not accepted"}
 		return
 	}
 	switch err := h.converse(c, p); {
 	case errors.Is(err, errDone):
-		code, reason = wire.CloseNormal, ""
+		end = &wire.CloseError{Code: wire.CloseNormal}
 	default:
-		code, reason = wire.CloseProtocol, "not understood"
+		end = &wire.CloseError{Code: wire.CloseProtocol, Reason: "not understood"}
 		if e, ok := errors.AsType[*wire.CloseError](err); ok {
-			code, reason = e.Code, e.Reason
+			end = &wire.CloseError{Code: e.Code, Reason: e.Reason, RetryAfter: e.RetryAfter}
 		}
 		h.config.Logger.Debug("tunnel ended", "device", p.name, "client", c.RemoteAddr().String(), "err", err)
 	}
