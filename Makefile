@@ -2,7 +2,7 @@
 GO      ?= go
 BIN     := bin
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
-LDFLAGS := -s -w
+LDFLAGS := -s -w -X hawser/tunnel.version=$(VERSION)
 
 .DEFAULT_GOAL := build
 

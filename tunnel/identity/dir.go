@@ -114,36 +114,11 @@ func (d *Dir) Write(name string, data []byte) error {
 	return nil
 }
 
-// replace writes one file: temporary file, fsync, rename, fsync of the directory.
-func (d *Dir) replace(file string, b []byte) (err error) {
-	temp := file + tempSuffix
-	f, err := d.root.OpenFile(temp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			d.root.Remove(temp)
-		}
-	}()
-	_, err = f.Write(b)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err = d.root.Rename(temp, file); err != nil {
-		return err
-	}
-	return d.sync()
-}
+// replace writes one file of the directory atomically.
+func (d *Dir) replace(file string, b []byte) error { return replace(d.root, file, b, 0o600) }
 
 // sync makes renames and removals durable.
-func (d *Dir) sync() error {
-	dir, err := d.root.Open(".")
-	if err != nil {
-		return err
-	}
-	return errors.Join(dir.Sync(), dir.Close())
-}
+func (d *Dir) sync() error { return syncDir(d.root) }
 
 // Read returns the file's content, of its copy if the file itself is missing or damaged.
 func (d *Dir) Read(name string) ([]byte, error) {
