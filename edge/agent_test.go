@@ -484,6 +484,9 @@ func TestEndToEndServesCertificatesAndRecordsByItself(t *testing.T) {
 		kind := map[wire.PlaceKind]grant.Kind{wire.PlaceConnection: grant.Connection, wire.PlaceSession: grant.Session, wire.PlaceForwards: grant.Forwards}[r.Kind]
 		return wire.PlaceReply{Grant: c.grant(kind, func(g *grant.Grant) {
 			g.ConnectionID, g.SessionID, g.Login = r.ConnectionID, r.SessionID, r.Login
+			if r.Kind != wire.PlaceSession { // as auth does
+				g.SessionID = wire.NewUUID()
+			}
 		})}
 	}
 	h.start(Config{Token: h.token("edge"), Name: "gw-1"})

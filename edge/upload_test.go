@@ -46,17 +46,20 @@ func TestABrokenUploadGoesOnWhereItWasDurable(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		a, b := net.Pipe()
 		sent := make(chan error, 1)
-		go func() { sent <- up.send(t.Context(), a); a.Close() }()
+		attach := func() net.Conn {
+			a, b := net.Pipe()
+			go func() { sent <- up.send(t.Context(), a); a.Close() }()
+			return b
+		}
+		b := attach()
 		got := hubSide(t, b, 0, 1)
 		b.Close()
 		if err := <-sent; err == nil {
 			t.Fatal("a broken upload counts as done")
 		}
 		up.finish()
-		a, b = net.Pipe()
-		go func() { sent <- up.send(t.Context(), a); a.Close() }()
+		b = attach()
 		got = append(got, hubSide(t, b, 1, 2)...)
 		b.Close()
 		if err := <-sent; err != nil {

@@ -21,8 +21,6 @@ const (
 	endGrace = 1200 * time.Millisecond
 	// keepaliveEvery is how often a silent client is asked whether it is there, and keepaliveCount how many unanswered ones end the connection.
 	keepaliveEvery, keepaliveCount = time.Minute, 3
-	// maxCommand is how much of a command a place request carries for the audit.
-	maxCommand = 4096
 )
 
 // The algorithms, the same as the hub's: no SHA-1, no group14, and nothing that only a NIST curve secures.

@@ -29,7 +29,6 @@ type Ask struct {
 	Cert         *ssh.Certificate
 	Login        string
 	ClientAddr   netip.AddrPort
-	Channel      string // policy's kind; empty: not known yet
 }
 
 // A Refusal is a place refused, in words for the person.
