@@ -89,7 +89,7 @@ func (b *backend) List(id front.Identity) []front.Listed {
 func (b *backend) Reach(id front.Identity, device string) (wire.UUID, error) {
 	d := b.h.auth.Cache.ByName(device)
 	if d == nil || !b.reach(id, d, policy.WayEndToEnd) {
-		return wire.UUID{}, &front.Refusal{Message: front.UnknownDevice}
+		return wire.UUID{}, &front.Refusal{Message: front.UnknownDevice(device)}
 	}
 	if b.h.registry.Lookup(d.UUID) == nil {
 		return wire.UUID{}, front.ErrOffline
@@ -120,7 +120,8 @@ func (b *backend) Admit(ctx context.Context, c front.Claim) (*front.Place, error
 				return nil, front.ErrOffline
 			}
 			if t != nil {
-				r.Device, r.Incarnation = d.UUID.String(), t.Incarnation[:]
+				// The device goes by the name the person gave: a refusal repeats it, and must not tell that the device exists.
+				r.Incarnation = t.Incarnation[:]
 				if i := t.Info(); i.UID == 0 {
 					r.DefaultLogin = "root"
 				} else if len(i.Logins) > 0 {

@@ -3,6 +3,9 @@ package front
 import (
 	"context"
 	"errors"
+	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"golang.org/x/crypto/ssh"
 
@@ -71,10 +74,20 @@ func (c *conn) verified(meta ssh.ConnMetadata, key ssh.PublicKey, p *ssh.Permiss
 	return p, nil
 }
 
+// printable makes a message safe for a terminal, with its quotes as they are.
+func printable(s string) string {
+	return strings.Map(func(r rune) rune {
+		if r == utf8.RuneError || !unicode.IsPrint(r) {
+			return '?'
+		}
+		return r
+	}, s[:min(len(s), 1024)])
+}
+
 // explain says an error of Admit or OpenStream to the person.
 func explain(err error) string {
 	if r, ok := errors.AsType[*Refusal](err); ok {
-		return wire.Quote(r.Message, 1024)
+		return printable(r.Message)
 	}
 	switch {
 	case errors.Is(err, ErrOffline):

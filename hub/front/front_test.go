@@ -126,7 +126,7 @@ func (b *twin) List(Identity) []Listed {
 }
 func (b *twin) Reach(_ Identity, device string) (wire.UUID, error) {
 	if device != "gw-1" {
-		return wire.UUID{}, &Refusal{UnknownDevice}
+		return wire.UUID{}, &Refusal{UnknownDevice(device)}
 	}
 	return gwUUID, nil
 }
@@ -140,7 +140,7 @@ func (b *twin) Admit(_ context.Context, c Claim) (*Place, error) {
 	case c.Kind == Connection:
 		return &Place{}, nil
 	case c.Device != "gw-1":
-		return nil, &Refusal{UnknownDevice}
+		return nil, &Refusal{UnknownDevice(c.Device)}
 	}
 	return &Place{
 		Grant: []byte("grant"), SessionID: c.SessionID, Device: gwUUID, DeviceName: "gw-1", Login: "root",
@@ -322,7 +322,7 @@ func TestUnknownAndImpossibleDevicesAreRefusedAlike(t *testing.T) {
 	f := start(t)
 	for _, user := range []string{"gw-71", "Not A Device", "root=e2e-x", strings.Repeat("x", 300)} {
 		out, stderr, status := f.run(t, user, "ls")
-		if out != "" || status != 255 || stderr != "hawser: "+UnknownDevice+"\n" {
+		if out != "" || status != 255 || stderr != "hawser: "+UnknownDevice(user)+"\n" {
 			t.Errorf("%.20q: %q, %q, %d", user, out, stderr, status)
 		}
 	}

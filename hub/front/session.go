@@ -3,6 +3,7 @@ package front
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"sync/atomic"
@@ -107,12 +108,14 @@ func (c *conn) session(nch ssh.NewChannel) {
 	case names.OfDevice:
 		x.serveDevice()
 	default:
-		x.refuse(UnknownDevice)
+		x.refuse(UnknownDevice(c.ssh.User()))
 	}
 }
 
-// UnknownDevice is auth's answer for a device that is unknown or out of reach, used for names that no device can have.
-const UnknownDevice = "no such device, or you may not use it; `ssh hawser@HUB ls` shows those you may"
+// UnknownDevice is auth's answer for a device that is unknown or out of reach, in the same words, for names auth is not asked about.
+func UnknownDevice(name string) string {
+	return fmt.Sprintf("no device %q that your roles allow; `ssh hub ls` shows those they do", wire.Quote(name, 64))
+}
 
 // serveDevice relays the channel to a stream of the device's tunnel.
 func (x *session) serveDevice() {
