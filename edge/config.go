@@ -39,8 +39,6 @@ type Config struct {
 	Version string
 	// BuildTime is the earliest the clock can be, from the link; zero: no floor from the build.
 	BuildTime time.Time
-	// Executable is the program that sessions re-execute for a subsystem (sftp as another login); empty: this program.
-	Executable string
 	// Logger is told what happens; nil discards.
 	Logger tunnel.Logger
 	// Now is the system clock; nil: time.Now.
