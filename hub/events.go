@@ -69,9 +69,12 @@ func (h *Hub) events() authclient.Events {
 				h.send(t, wire.Policy{Blob: d.Policy})
 			}
 		},
-		DeviceRemoved: func(id wire.UUID) {
-			for _, t := range h.registry.Forget(id) {
-				h.tunnels.spawn(func() { _ = t.Conn.CloseWithError(wire.CloseBanned, "the device was removed from the cluster") })
+		DeviceRemoved: h.removeDevice,
+		Resynced: func() {
+			for _, t := range h.registry.All() {
+				if h.auth.Cache.Device(t.UUID) == nil {
+					h.removeDevice(t.UUID)
+				}
 			}
 		},
 		UserChanged: func(name string) {
@@ -99,6 +102,13 @@ func (h *Hub) events() authclient.Events {
 			}
 			return states
 		},
+	}
+}
+
+// removeDevice ends the tunnels of a device that is no longer in the cluster.
+func (h *Hub) removeDevice(id wire.UUID) {
+	for _, t := range h.registry.Forget(id) {
+		h.tunnels.spawn(func() { _ = t.Conn.CloseWithError(wire.CloseBanned, "the device was removed from the cluster") })
 	}
 }
 

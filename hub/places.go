@@ -193,7 +193,7 @@ func (h *Hub) upload(t *registry.Tunnel, id [16]byte) {
 }
 
 func (h *Hub) takeUpload(ctx context.Context, stream *resume.Stream, id [16]byte, grant []byte) error {
-	next := uint64(0)
+	next, last := uint64(0), false
 	for {
 		if _, err := stream.Write(binary.BigEndian.AppendUint64(nil, next)); err != nil {
 			return err
@@ -201,7 +201,7 @@ func (h *Hub) takeUpload(ctx context.Context, stream *resume.Stream, id [16]byte
 		_ = stream.SetReadDeadline(time.Now().Add(uploadIdle))
 		var size [4]byte
 		if _, err := io.ReadFull(stream, size[:]); err != nil {
-			if errors.Is(err, io.EOF) {
+			if errors.Is(err, io.EOF) && last {
 				return h.auth.CloseRecording(ctx, &api.CloseRecordingRequest{RecordingId: id[:], Grant: grant, Chunks: next})
 			}
 			return err
@@ -218,6 +218,7 @@ func (h *Hub) takeUpload(ctx context.Context, stream *resume.Stream, id [16]byte
 		if err != nil {
 			return err
 		}
+		last = header.Flags&recorder.FlagLast != 0
 		next, err = h.auth.AppendRecording(ctx, &api.AppendRecordingRequest{
 			RecordingId: id[:], Grant: grant, Chunks: []*api.Chunk{{Seq: header.Seq, Data: chunk}},
 		})

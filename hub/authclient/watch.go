@@ -20,6 +20,7 @@ type Events struct {
 	Trust         func()
 	Device        func(*Device) // new or changed; its policy may be
 	DeviceRemoved func(wire.UUID)
+	Resynced      func()            // a whole state replaced the cache: what it lacks was removed
 	UserChanged   func(name string) // changed or removed
 	Locks         func()
 	Kill          func(session [16]byte, reason string)
@@ -145,6 +146,9 @@ func (x *Client) apply(m *api.WatchResponse, e Events) {
 	}
 	for _, id := range removed {
 		e.DeviceRemoved(id)
+	}
+	if m.Full && m.Synced {
+		e.Resynced()
 	}
 	for _, u := range m.Users {
 		e.UserChanged(u.Name)
