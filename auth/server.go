@@ -1,0 +1,235 @@
+package auth
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"hawser/auth/api/apiconnect"
+	"hawser/auth/ca"
+	"hawser/auth/store"
+)
+
+// Server is the auth service. Its methods are safe for concurrent use.
+type Server struct {
+	cfg       Config
+	log       *slog.Logger
+	info      clusterInfo
+	set       *ca.Set
+	trust     ca.Trust
+	trustBlob []byte
+	pin       string
+	epoch     string // of this run, for Watch
+
+	state      store.State
+	recordings *store.Recordings
+	audit      *audit
+	listener   net.Listener
+	ready      chan struct{}
+	view       *view
+	policies   policyCache
+	hubs       *hubTable
+	guesses    *guesses
+	admits     *guesses
+
+	certMu sync.Mutex
+	cert   *tls.Certificate
+	renew  time.Time // when cert is half through its life
+}
+
+// New opens what Init made and binds the address; nothing is served before Run.
+// A Server that is not Run must be Closed.
+func New(c Config) (s *Server, err error) {
+	if err := c.Validate(); err != nil {
+		return nil, err
+	}
+	if c.Listen == "" {
+		return nil, errors.New("listen: the address is missing; give --listen HOST:PORT")
+	}
+	c = c.withDefaults()
+	info, set, err := openData(c)
+	if err != nil {
+		return nil, err
+	}
+	s = &Server{
+		cfg: c, log: c.Logger, info: info, set: set, trust: set.Trust(1), epoch: rand.Text(),
+		ready: make(chan struct{}), view: newView(), hubs: newHubTable(),
+		guesses: newGuesses(guessBurst, guessEvery), admits: newGuesses(admitBurst, time.Second/admitRate),
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.Close())
+		}
+	}()
+	if s.trustBlob, err = set.SignTrust(s.trust); err != nil {
+		return nil, fmt.Errorf("sign the trust bundle: %w", err)
+	}
+	if s.pin, err = ca.Pin(set.Authority(ca.TunnelCA).Certificate()); err != nil {
+		return nil, err
+	}
+	if s.listener, err = net.Listen("tcp", c.Listen); err != nil {
+		return nil, fmt.Errorf("listen: %w; choose a free address with --listen, or end what holds this one", err)
+	}
+	for _, dir := range []string{stateDir, recordingsDir} {
+		if err := os.MkdirAll(filepath.Join(c.Data, dir), 0o700); err != nil {
+			return nil, fmt.Errorf("make a store: %w", err)
+		}
+	}
+	state, err := store.OpenState(filepath.Join(c.Data, stateDir), store.Options{Logger: c.Logger})
+	if err != nil {
+		return nil, fmt.Errorf("open the state: %w", err)
+	}
+	s.state = state
+	if s.recordings, err = store.OpenRecordings(filepath.Join(c.Data, recordingsDir), store.Options{Logger: c.Logger}); err != nil {
+		return nil, fmt.Errorf("open the recordings: %w", err)
+	}
+	if s.audit, err = openAudit(c.Data); err != nil {
+		return nil, err
+	}
+	if err := s.view.load(context.Background(), s.state); err != nil {
+		return nil, err
+	}
+	if _, err := s.certificate(nil); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// Close releases what New took. Run does it itself. Idempotent.
+func (s *Server) Close() error {
+	var errs []error
+	// The address first, so that nothing comes in; the stores under everything last.
+	if s.listener != nil {
+		if err := s.listener.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	if s.recordings != nil {
+		errs = append(errs, s.recordings.Close())
+	}
+	if s.state != nil {
+		errs = append(errs, s.state.Close())
+	}
+	if s.audit != nil {
+		errs = append(errs, s.audit.close())
+	}
+	return errors.Join(errs...)
+}
+
+// Addr is the address bound.
+func (s *Server) Addr() string { return s.listener.Addr().String() }
+
+// Ready is closed when Run serves.
+func (s *Server) Ready() <-chan struct{} { return s.ready }
+
+// Cluster is the cluster's name.
+func (s *Server) Cluster() string { return s.info.Cluster }
+
+// Pin is the tunnel CA's, by which joiners know this cluster.
+func (s *Server) Pin() string { return s.pin }
+
+// Trust is the signed trust bundle.
+func (s *Server) Trust() []byte { return s.trustBlob }
+
+// Run serves until ctx ends, or something it cannot do without fails; then all it
+// started has ended and the stores are closed. Call it once.
+func (s *Server) Run(ctx context.Context) (err error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		if err := s.view.follow(ctx, s.state); err != nil {
+			cancel(err)
+		}
+	})
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	hs := &http.Server{
+		Handler:           s.handler(),
+		Protocols:         protocols,
+		ReadHeaderTimeout: 10 * time.Second,
+		IdleTimeout:       5 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+		// Streams of a hub end with the service, so that Shutdown need not wait for them.
+		BaseContext: func(net.Listener) context.Context { return ctx },
+		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+		HTTP2:       &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, MaxConcurrentStreams: 1000},
+	}
+	tl := tls.NewListener(s.listener, &tls.Config{
+		MinVersion:     tls.VersionTLS13,
+		GetCertificate: s.certificate,
+		// Any certificate or none: access.go decides by method, and a joiner has only its own.
+		ClientAuth: tls.RequestClientCert,
+		NextProtos: []string{"h2", "http/1.1"},
+	})
+	served := make(chan error, 1)
+	wg.Go(func() { served <- hs.Serve(tl) })
+	s.log.Info("auth serves", "addr", s.Addr(), "cluster", s.info.Cluster)
+	close(s.ready)
+	select {
+	case <-ctx.Done():
+		if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+			err = cause
+		}
+	case err = <-served:
+		cancel(err)
+	}
+	stop, done := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+	defer done()
+	if hs.Shutdown(stop) != nil {
+		hs.Close()
+	}
+	wg.Wait()
+	return errors.Join(err, s.Close())
+}
+
+func (s *Server) handler() http.Handler {
+	opts := []connect.HandlerOption{
+		connect.WithInterceptors(&gate{s}),
+		connect.WithReadMaxBytes(maxRequest),
+		connect.WithRecover(func(_ context.Context, spec connect.Spec, _ http.Header, p any) error {
+			s.log.Error("panic in a call", "procedure", spec.Procedure, "panic", p)
+			return connect.NewError(connect.CodeInternal, errors.New("internal error; see the log of the auth service"))
+		}),
+	}
+	mux := http.NewServeMux()
+	mux.Handle(apiconnect.NewJoinServiceHandler(joinService{s}, opts...))
+	mux.Handle(apiconnect.NewHubServiceHandler(hubService{s}, opts...))
+	mux.Handle(apiconnect.NewAdminServiceHandler(adminService{s}, opts...))
+	return withPeer(mux)
+}
+
+// certificate returns the service's own certificate, for a key of this run, made
+// anew when half its life is over.
+func (s *Server) certificate(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+	s.certMu.Lock()
+	defer s.certMu.Unlock()
+	now := s.cfg.Now()
+	if s.cert != nil && now.Before(s.renew) {
+		return s.cert, nil
+	}
+	pub, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	chain, err := s.set.IssueAuth(ca.AuthRequest{UUID: s.info.UUID, Name: "auth", Cluster: s.info.Cluster, Key: pub, TTL: s.cfg.HubTTL, Now: now})
+	if err != nil {
+		return nil, fmt.Errorf("issue the service's certificate: %w", err)
+	}
+	s.cert = &tls.Certificate{Certificate: chain, PrivateKey: key}
+	s.renew = now.Add(s.cfg.HubTTL / 2)
+	return s.cert, nil
+}

@@ -1,0 +1,211 @@
+package auth
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync"
+	"time"
+
+	"connectrpc.com/connect"
+
+	"hawser/auth/api"
+	"hawser/auth/policy"
+	"hawser/auth/store"
+)
+
+// policyCache holds the signed policy of each device, made once for all hubs.
+type policyCache struct {
+	mu sync.Mutex
+	of map[string]cachedPolicy
+}
+
+type cachedPolicy struct {
+	device *deviceRecord
+	rev    uint64
+	blob   []byte
+}
+
+func (s *Server) signedPolicy(d *deviceRecord, roles []policy.Role, rev uint64) ([]byte, error) {
+	s.policies.mu.Lock()
+	c, ok := s.policies.of[d.UUID]
+	s.policies.mu.Unlock()
+	if ok && c.device == d && c.rev == rev {
+		return c.blob, nil
+	}
+	blob, err := policy.SignCompiled(s.set.GrantKey(), s.info.Cluster, d.UUID, policy.Compile(rev, roles, d.policy()))
+	if err != nil {
+		return nil, err
+	}
+	s.policies.mu.Lock()
+	defer s.policies.mu.Unlock()
+	if s.policies.of == nil {
+		s.policies.of = make(map[string]cachedPolicy)
+	}
+	s.policies.of[d.UUID] = cachedPolicy{d, rev, blob}
+	return blob, nil
+}
+
+// Watch sends what the hub caches, then what changes, until either side ends it.
+func (s hubService) Watch(ctx context.Context, req *connect.Request[api.WatchRequest], stream *connect.ServerStream[api.WatchResponse]) error {
+	c, r := callerOf(ctx), req.Msg
+	if err := s.updateHub(ctx, c.id.UUID, r); err != nil {
+		return err
+	}
+	w, ended := s.hubs.begin(c.id.UUID, r.Sessions, s.cfg.Now())
+	defer func() { s.hubs.end(w, s.cfg.Now()) }()
+	for _, old := range ended {
+		s.recordEnd(old, "hub restarted", nil)
+	}
+	s.record(Event{Type: "hub.connect", Hub: c.id.Name, Source: c.addr})
+	defer s.record(Event{Type: "hub.disconnect", Hub: c.id.Name, Source: c.addr})
+
+	beacon := time.NewTicker(beaconEvery)
+	defer beacon.Stop()
+	rev, full, first := r.Revision, r.Epoch != s.epoch || r.Revision == 0, true
+	for {
+		d, changed, some, err := s.view.since(rev, full)
+		if err != nil {
+			return err
+		}
+		if some || first {
+			if err := s.sendDelta(stream, d); err != nil {
+				return err
+			}
+		}
+		if first {
+			if err := stream.Send(&api.WatchResponse{Revision: d.rev, Epoch: s.epoch, Time: s.set.SignTime(s.cfg.Now(), nil)}); err != nil {
+				return err
+			}
+		}
+		rev, full, first = d.rev, false, false
+		select {
+		case <-changed:
+		case <-w.wake:
+			if err := stream.Send(&api.WatchResponse{Revision: rev, Epoch: s.epoch, Kills: s.hubs.takeKills(w)}); err != nil {
+				return err
+			}
+		case <-beacon.C:
+			if s.view.hub(c.id.UUID) == nil {
+				return connect.NewError(connect.CodeUnauthenticated, errGone)
+			}
+			if err := stream.Send(&api.WatchResponse{Revision: rev, Epoch: s.epoch, Time: s.set.SignTime(s.cfg.Now(), nil)}); err != nil {
+				return err
+			}
+		case <-w.gone:
+			return connect.NewError(connect.CodeAborted, errors.New("a newer Watch of this hub took over"))
+		case <-ctx.Done():
+			return connect.NewError(connect.CodeUnavailable, context.Cause(ctx))
+		}
+	}
+}
+
+// sendDelta sends one step, in parts of a bounded size. It reads records that never change, so a slow stream holds no lock.
+func (s *Server) sendDelta(stream *connect.ServerStream[api.WatchResponse], d delta) error {
+	roles, policyRev := s.view.policies()
+	m := &api.WatchResponse{Revision: d.rev, Epoch: s.epoch, Full: d.full, Begin: d.full, UsersRemoved: d.usersGone, DevicesRemoved: d.devicesGone}
+	if d.full {
+		m.Trust = s.trustBlob
+		m.Locks = &api.Locks{Revision: 1}
+	}
+	if d.policyChange {
+		m.PolicyRevision = policyRev
+	}
+	if d.hubsChanged {
+		m.Hubs = s.hubList()
+	}
+	n := 0
+	next := func() error {
+		if n++; n < maxDevicesOp {
+			return nil
+		}
+		n = 0
+		part := m
+		m = &api.WatchResponse{Revision: d.rev, Epoch: s.epoch, Full: d.full}
+		return stream.Send(part)
+	}
+	for _, u := range d.users {
+		m.Users = append(m.Users, &api.WatchUser{Name: u.Name, Roles: u.Roles, Keys: u.Keys})
+		if err := next(); err != nil {
+			return err
+		}
+	}
+	for _, dev := range d.devices {
+		blob, err := s.signedPolicy(dev, roles, policyRev)
+		if err != nil {
+			// One device whose policy is too large must not stop the hubs; it keeps the policy it has.
+			s.log.Error("policy of a device cannot be made", "device", dev.Name, "error", err)
+		}
+		m.Devices = append(m.Devices, &api.WatchDevice{Uuid: dev.UUID, Name: dev.Name, PublicKey: dev.Key, Labels: labelList(dev.Labels), Policy: blob, Counter: dev.Counter})
+		if err := next(); err != nil {
+			return err
+		}
+	}
+	m.Synced = true
+	return stream.Send(m)
+}
+
+// updateHub stores the addresses the hub has now, if they are others.
+func (s *Server) updateHub(ctx context.Context, uuid string, r *api.WatchRequest) error {
+	if err := checkAddrs(r.SshAddresses, r.TunnelAddresses); err != nil {
+		return err
+	}
+	return retryConflict(ctx, func() error {
+		var h hubRecord
+		rev, err := s.get(ctx, hubPrefix+uuid, &h)
+		if err != nil {
+			return err
+		}
+		if slices.Equal(h.SSH, r.SshAddresses) && slices.Equal(h.Tunnel, r.TunnelAddresses) && h.Version == clip(r.Version) {
+			return nil
+		}
+		h.SSH, h.Tunnel, h.Version = r.SshAddresses, r.TunnelAddresses, clip(r.Version)
+		return s.commit(ctx, []store.Cond{store.IfModRev(hubPrefix+uuid, rev)}, put(hubPrefix+uuid, h))
+	})
+}
+
+func (s *Server) hubList() []*api.Hub {
+	var out []*api.Hub
+	for _, h := range s.view.allHubs() {
+		out = append(out, &api.Hub{Uuid: h.UUID, Name: h.Name, SshAddresses: h.SSH, TunnelAddresses: h.Tunnel, Online: s.hubs.up(h.UUID), Version: h.Version})
+	}
+	return out
+}
+
+// ReportDevices takes over which devices have a tunnel at the hub.
+func (s hubService) ReportDevices(ctx context.Context, req *connect.Request[api.ReportDevicesRequest]) (*connect.Response[api.ReportDevicesResponse], error) {
+	c, r := callerOf(ctx), req.Msg
+	if len(r.Devices) > maxReport && !r.Full {
+		return nil, invalid("more than %d devices in one report", maxReport)
+	}
+	var known []*api.DeviceState
+	for _, st := range r.Devices {
+		if d := s.view.device(st.GetUuid()); d == nil || d.UUID != st.Uuid {
+			continue // removed since; the hub hears of it by its Watch
+		}
+		st.Carrier, st.Observed, st.Hostname = clip(st.Carrier), clip(st.Observed), clip(st.Hostname)
+		st.AgentVersion, st.Arch, st.Os = clip(st.AgentVersion), clip(st.Arch), clip(st.Os)
+		st.Addresses = st.Addresses[:min(len(st.Addresses), maxAddresses)]
+		for i, a := range st.Addresses {
+			st.Addresses[i] = clip(a)
+		}
+		known = append(known, st)
+	}
+	if !s.hubs.report(c.id.UUID, r.Full, known, s.cfg.Now()) {
+		return nil, api.NewError(connect.CodeFailedPrecondition, api.Code_CODE_UNSPECIFIED, "open a Watch before reporting devices")
+	}
+	return connect.NewResponse(&api.ReportDevicesResponse{}), nil
+}
+
+// SignTime signs the time over a nonce.
+func (s hubService) SignTime(_ context.Context, req *connect.Request[api.SignTimeRequest]) (*connect.Response[api.SignTimeResponse], error) {
+	var nonce *[32]byte
+	switch len(req.Msg.Nonce) {
+	case 0:
+	case 32:
+		nonce = (*[32]byte)(req.Msg.Nonce)
+	default:
+		return nil, invalid("a nonce has 32 bytes")
+	}
+	return connect.NewResponse(&api.SignTimeResponse{Time: s.set.SignTime(s.cfg.Now(), nonce)}), nil
+}
