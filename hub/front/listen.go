@@ -144,7 +144,7 @@ func (c *conn) listen(kind, request string, body []byte, set func(*listener)) *l
 	l := &listener{c: c, stream: stream, dev: channel.New(stream, channel.Options{}), device: place.Device, id: a.ID, bound: make(chan uint32, 1)}
 	l.ctx, l.stop = context.WithCancel(c.ctx)
 	set(l)
-	answer, err := startRequest(l.dev, request, body)
+	answer, err := l.dev.StartRequest(request, body)
 	if err != nil {
 		l.close()
 		return nil

@@ -331,7 +331,7 @@ func (x *session) relayRequests() {
 		answer := answered(ok)
 		if forward {
 			var err error
-			if answer, err = startRequest(x.dev, r.Type, r.Payload); err != nil {
+			if answer, err = x.dev.StartRequest(r.Type, r.Payload); err != nil {
 				answer = answered(false)
 			}
 		}

@@ -289,11 +289,29 @@ func (c *Conn) CloseWrite() error {
 // SendRequest sends a request. With wantReply it waits for the reply; the replies come in the order of the requests. It returns ErrClosed
 // when the channel ends before the reply.
 func (c *Conn) SendRequest(name string, wantReply bool, payload []byte) (bool, error) {
+	reply, err := c.request(name, wantReply, payload)
+	if err != nil || !wantReply {
+		return false, err
+	}
+	ok, answered := <-reply
+	if !answered {
+		return false, ErrClosed
+	}
+	return ok, nil
+}
+
+// StartRequest sends a request that wants a reply and does not wait for it, so that several travel in one flight: the reply comes on the
+// channel returned, which is closed without one when this channel ends first.
+func (c *Conn) StartRequest(name string, payload []byte) (<-chan bool, error) {
+	return c.request(name, true, payload)
+}
+
+func (c *Conn) request(name string, wantReply bool, payload []byte) (<-chan bool, error) {
 	if len(name) == 0 || len(name) > maxName {
-		return false, fmt.Errorf("request name of %d bytes: %w", len(name), ErrProtocol)
+		return nil, fmt.Errorf("request name of %d bytes: %w", len(name), ErrProtocol)
 	}
 	if len(payload) > MaxRequest {
-		return false, fmt.Errorf("request payload of %d bytes: %w", len(payload), ErrProtocol)
+		return nil, fmt.Errorf("request payload of %d bytes: %w", len(payload), ErrProtocol)
 	}
 	m := make([]byte, 2, 2+len(name)+len(payload))
 	if wantReply {
@@ -304,31 +322,25 @@ func (c *Conn) SendRequest(name string, wantReply bool, payload []byte) (bool, e
 
 	var reply chan bool
 	c.wmu.Lock()
+	defer c.wmu.Unlock()
 	c.mu.Lock()
 	if c.err != nil || c.sentClose {
 		err := c.writeErrLocked()
 		c.mu.Unlock()
-		c.wmu.Unlock()
 		if err == nil {
 			err = ErrClosed
 		}
-		return false, err
+		return nil, err
 	}
 	if wantReply {
 		reply = make(chan bool, 1)
 		c.waiting = append(c.waiting, reply)
 	}
 	c.mu.Unlock()
-	err := c.sendHeld(msgRequest, m)
-	c.wmu.Unlock()
-	if err != nil || !wantReply {
-		return false, err
+	if err := c.sendHeld(msgRequest, m); err != nil {
+		return nil, err
 	}
-	ok, answered := <-reply
-	if !answered {
-		return false, ErrClosed
-	}
-	return ok, nil
+	return reply, nil
 }
 
 // Requests delivers the peer's requests; closed when the channel has ended.

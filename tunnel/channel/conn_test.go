@@ -127,6 +127,34 @@ func TestRepliesKeepTheOrderOfRequests(t *testing.T) {
 	}
 }
 
+func TestStartedRequestsTravelInOneFlight(t *testing.T) {
+	hub, edge := pair(t, Options{}, Options{})
+	names := []string{"pty-req", "env", "shell"}
+	var replies []<-chan bool
+	for _, name := range names {
+		reply, err := hub.StartRequest(name, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		replies = append(replies, reply)
+	}
+	for _, name := range names { // all are there before any is answered
+		r := <-edge.Requests()
+		if r.Type != name {
+			t.Fatalf("%s came for %s", r.Type, name)
+		}
+	}
+	_ = edge.Close()
+	for i, reply := range replies {
+		if _, open := <-reply; open {
+			t.Errorf("%s was answered by the end of the channel", names[i])
+		}
+	}
+	if _, err := hub.StartRequest("env", nil); !errors.Is(err, ErrClosed) {
+		t.Errorf("after the end: %v", err)
+	}
+}
+
 func TestHalfCloseLeavesTheOtherDirection(t *testing.T) {
 	hub, edge := pair(t, Options{}, Options{})
 	if err := errors.Join(hub.CloseWrite(), hub.CloseWrite()); err != nil {
