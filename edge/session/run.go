@@ -46,11 +46,15 @@ func (s *session) run(ctx context.Context, kind, command string) error {
 	if s.ptyErr != nil {
 		s.say(fmt.Errorf("%w; continuing without one (ssh -T asks for none)", s.ptyErr))
 	}
+	if kind == "sftp" && s.account.IsSelf() {
+		s.serveFiles(ctx)
+		return nil
+	}
 	cmd := s.command(kind, command, env)
 	r, err := s.start(cmd, kind)
 	if err != nil {
 		if kind == "sftp" {
-			return fmt.Errorf("start the file server as %s: %w (an agent under emulation needs binfmt_misc for this; scp -O works without)", s.account.Name, err)
+			return fmt.Errorf("start the file server as %s: %w (an agent under emulation needs binfmt_misc for another login than its own; scp -O works without)", s.account.Name, err)
 		}
 		return fmt.Errorf("start %s as %s: %w", cmd.Path, s.account.Name, err)
 	}

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -36,6 +37,49 @@ type stdio struct{}
 func (stdio) Read(b []byte) (int, error)  { return os.Stdin.Read(b) }
 func (stdio) Write(b []byte) (int, error) { return os.Stdout.Write(b) }
 func (stdio) Close() error                { return errors.Join(os.Stdin.Close(), os.Stdout.Close()) }
+
+// serveFiles is the file server of a login that is the agent's own account: it has no rights to give up, so it needs no process.
+func (s *session) serveFiles(ctx context.Context) {
+	done := make(chan error, 1)
+	s.wg.Go(func() {
+		defer func() {
+			if p := recover(); p != nil {
+				done <- fmt.Errorf("file server: %v", p)
+			}
+		}()
+		done <- serveFiles(fileChannel{s.ch}, s.account.Home)
+	})
+	for {
+		select {
+		case q, ok := <-s.ch.Requests():
+			if !ok {
+				s.result.Err = errGone
+				s.ch.Close() // ends the server's reading, where that has not ended
+				<-done
+				return
+			}
+			_ = q.Reply(s.during(q, 0))
+		case err := <-done:
+			if err != nil {
+				s.result.Status = 1
+			}
+			s.report()
+			return
+		case <-ctx.Done():
+			s.result.Err = context.Cause(ctx)
+			s.say(s.result.Err)
+			s.ch.Close()
+			<-done
+			s.report()
+			return
+		}
+	}
+}
+
+// fileChannel is a channel that a file server does not close: its exit status is still to be told.
+type fileChannel struct{ io.ReadWriter }
+
+func (fileChannel) Close() error { return nil }
 
 func serveFiles(rw io.ReadWriteCloser, dir string) error {
 	srv, err := sftp.NewServer(rw, sftp.WithServerWorkingDirectory(dir))

@@ -56,7 +56,8 @@ func (p *Process) Stop(t testing.TB) {
 	select {
 	case <-p.done:
 	case <-time.After(10 * time.Second):
-		t.Errorf("%s did not end within 10 s of SIGTERM", filepath.Base(p.Cmd.Path))
+		ps, _ := exec.Command("ps", "-eo", "pid,ppid,etimes,stat,wchan:20,args").Output()
+		t.Errorf("%s did not end within 10 s of SIGTERM; the machine runs\n%s", strings.Join(p.Cmd.Args, " "), ps)
 		p.Cmd.Process.Kill()
 		<-p.done
 	}

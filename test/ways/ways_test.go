@@ -321,7 +321,7 @@ func TestForwards(t *testing.T) {
 	})
 	t.Run("-R 0", func(t *testing.T) {
 		for _, w := range ways {
-			p := harness.Start(t, nil, "ssh", append([]string{"-F", w.config, "-o", "BatchMode=yes", "-N", "-R", "0:" + echo}, w.host)...)
+			p := harness.Start(t, nil, "ssh", append([]string{"-F", w.config, "-o", "BatchMode=yes", "-o", "LogLevel=INFO", "-N", "-R", "0:" + echo}, w.host)...)
 			var at int
 			harness.Eventually(t, 10*time.Second, w.name+" says which port it chose", func() bool {
 				i := strings.Index(p.Output(), "Allocated port ")

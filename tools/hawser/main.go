@@ -11,9 +11,13 @@ import (
 	"syscall"
 
 	edge "hawser/edge/command"
+	"hawser/edge/session"
 )
 
 func main() {
+	if code, ok := session.RunHelper(os.Args); ok { // of a local agent
+		os.Exit(code)
+	}
 	// `hawser up` starts its local agents from its own binary when no
 	// hawser-edge lies beside it.
 	if filepath.Base(os.Args[0]) == edgeProgram {

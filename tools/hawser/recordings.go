@@ -17,7 +17,6 @@ import (
 	"hawser/auth/api"
 	"hawser/recorder/play"
 	"hawser/recorder/reader"
-	"hawser/recorder/zstdcodec"
 )
 
 func newRecordings() *cobra.Command {
@@ -145,7 +144,7 @@ func (c *client) openRecording(ctx context.Context, id string) (*reader.Reader, 
 		chunks = chunks[1:]
 		return b, nil
 	}
-	return reader.New(next, zstdcodec.Codec()), stream.Close, nil
+	return reader.New(next), stream.Close, nil
 }
 
 func newRecordingsExport() *cobra.Command {
