@@ -108,6 +108,9 @@ func (s *Server) useToken(ctx context.Context, secret []byte, kind, source strin
 	return t, []store.Cond{store.IfModRev(tokenPrefix+id, rev)}, []store.Op{put(tokenPrefix+id, t)}, nil
 }
 
+// PublicAddr is the first address under which others reach this service.
+func (s *Server) PublicAddr() string { return s.publicAddrs()[0] }
+
 // publicAddrs are where hubs reach this service.
 func (s *Server) publicAddrs() []string {
 	if len(s.cfg.Public) > 0 {

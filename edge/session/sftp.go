@@ -60,6 +60,7 @@ func (s *session) serveFiles(ctx context.Context) {
 			}
 			_ = q.Reply(s.during(q, 0))
 		case err := <-done:
+			s.result.Status = 0
 			if err != nil {
 				s.result.Status = 1
 			}
