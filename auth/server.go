@@ -51,7 +51,7 @@ type Server struct {
 
 // New opens what Init made and binds the address; nothing is served before Run.
 // A Server that is not Run must be Closed.
-func New(c Config) (s *Server, err error) {
+func New(c Config) (_ *Server, err error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
@@ -63,7 +63,7 @@ func New(c Config) (s *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
-	s = &Server{
+	s := &Server{
 		cfg: c, log: c.Logger, info: info, set: set, trust: set.Trust(1), epoch: rand.Text(),
 		ready: make(chan struct{}), view: newView(), hubs: newHubTable(),
 		guesses: newGuesses(guessBurst, guessEvery), admits: newGuesses(admitBurst, time.Second/admitRate),

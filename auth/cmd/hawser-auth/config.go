@@ -1,0 +1,122 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/pflag"
+	"go.yaml.in/yaml/v3"
+
+	"hawser/auth"
+)
+
+// setting is one thing that can be configured: as --a-b, HAWSER_A_B and a_b.
+type setting struct{ name, def, help string }
+
+var settings = []setting{
+	{"data", "/var/lib/hawser-auth", "`DIR`ectory of all state"},
+	{"listen", "0.0.0.0:3025", "`ADDR` (host:port) of the API"},
+	{"cluster", "", "`NAME` of the cluster, fixed by init (default: this machine's hostname)"},
+	{"public", "", "`ADDR`,... under which hubs reach the API"},
+	{"key-file", "", "`FILE` of the key that seals the CA keys (default: auth.key in --data)"},
+	{"device-ttl", "2160h", "`DURATION` of devices' certificates"},
+	{"hub-ttl", "168h", "`DURATION` of hubs' certificates"},
+	{"user-ttl", "12h", "`DURATION` of users' certificates, unless a role says otherwise"},
+}
+
+func addFlags(f *pflag.FlagSet) {
+	f.String("config", "", "YAML `FILE`; its keys are the flags' names with _ for -")
+	for _, s := range settings {
+		f.String(s.name, s.def, s.help)
+	}
+}
+
+// load merges flags, environment, file and defaults, and reports every problem at once.
+func load(f *pflag.FlagSet, env func(string) (string, bool)) (auth.Config, error) {
+	file := map[string]string{}
+	path, _ := env("HAWSER_CONFIG")
+	if fl := f.Lookup("config"); fl.Changed {
+		path = fl.Value.String()
+	}
+	var errs []error
+	if path != "" {
+		var err error
+		if file, err = readFile(path); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	value := func(name string) string {
+		fl := f.Lookup(name)
+		if fl.Changed {
+			return fl.Value.String()
+		}
+		key := strings.ReplaceAll(name, "-", "_")
+		if v, ok := env("HAWSER_" + strings.ToUpper(key)); ok {
+			return v
+		}
+		if v, ok := file[key]; ok {
+			return v
+		}
+		return fl.DefValue
+	}
+	duration := func(name string) time.Duration {
+		d, err := time.ParseDuration(value(name))
+		if err != nil {
+			errs = append(errs, fmt.Errorf("%s: %q is not a duration such as 12h", name, value(name)))
+		}
+		return d
+	}
+	pass, _ := env("HAWSER_PASSPHRASE")
+	c := auth.Config{
+		Data: value("data"), Listen: value("listen"), Cluster: value("cluster"), KeyFile: value("key-file"), Passphrase: auth.Passphrase(pass),
+		DeviceTTL: duration("device-ttl"), HubTTL: duration("hub-ttl"), UserTTL: duration("user-ttl"),
+	}
+	for p := range strings.SplitSeq(value("public"), ",") {
+		if p = strings.TrimSpace(p); p != "" {
+			c.Public = append(c.Public, p)
+		}
+	}
+	return c, errors.Join(append(errs, c.Validate())...)
+}
+
+// readFile reads the YAML file; public may be a list.
+func readFile(path string) (map[string]string, error) {
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("config: %w", err)
+	}
+	var m map[string]any
+	if err := yaml.NewDecoder(bytes.NewReader(b)).Decode(&m); err != nil && !errors.Is(err, io.EOF) {
+		return nil, fmt.Errorf("config %s: %w", path, err)
+	}
+	known := map[string]bool{}
+	for _, s := range settings {
+		known[strings.ReplaceAll(s.name, "-", "_")] = true
+	}
+	out := map[string]string{}
+	var errs []error
+	for key, v := range m {
+		list, isList := v.([]any)
+		switch {
+		case !known[key]:
+			errs = append(errs, fmt.Errorf("config %s: key %q is not known; `hawser-auth run --help` lists the flags, whose names the keys have", path, key))
+		case isList && key == "public":
+			var parts []string
+			for _, p := range list {
+				parts = append(parts, fmt.Sprint(p))
+			}
+			out[key] = strings.Join(parts, ",")
+		case isList || cmp.Or(v, any("")) == any(""):
+			errs = append(errs, fmt.Errorf("config %s: key %q needs one value", path, key))
+		default:
+			out[key] = fmt.Sprint(v)
+		}
+	}
+	return out, errors.Join(errs...)
+}
