@@ -265,6 +265,7 @@ func (s adminService) RemoveDevice(ctx context.Context, req *connect.Request[api
 		return nil, err
 	}
 	s.hubs.forget(d.UUID)
+	s.policies.forget(d.UUID)
 	s.killWhere("the device was removed", func(sess *session) bool { return sess.device != nil && sess.device.UUID == d.UUID })
 	s.record(Event{Type: "admin.device.remove", Actor: c.String(), Source: c.addr, Device: d.Name, DeviceUUID: d.UUID})
 	return connect.NewResponse(&api.RemoveDeviceResponse{}), nil

@@ -87,6 +87,7 @@ func (s *Server) admit(r *api.AdmitRequest, client netip.AddrPort, hub wire.UUID
 		g.Incarnation = [16]byte(r.Incarnation)
 	}
 	switch {
+	case r.Kind == api.Kind_KIND_FORWARDS: // names a connection, no session
 	case len(r.SessionId) == 16:
 		g.SessionID = [16]byte(r.SessionId)
 	case r.Kind == api.Kind_KIND_CONNECTION:
@@ -94,7 +95,7 @@ func (s *Server) admit(r *api.AdmitRequest, client netip.AddrPort, hub wire.UUID
 	default:
 		rand.Read(g.SessionID[:])
 	}
-	if g.SessionID == [16]byte{} || g.ConnectionID == [16]byte{} {
+	if g.Kind != grant.Forwards && g.SessionID == [16]byte{} || g.ConnectionID == [16]byte{} {
 		return nil, invalid("an id is all zero")
 	}
 	sess := &session{
@@ -125,8 +126,10 @@ func (s *Server) admit(r *api.AdmitRequest, client netip.AddrPort, hub wire.UUID
 		sess.device, sess.login = d, login
 		e.Device, e.DeviceUUID, e.Login = d.Name, d.UUID, login
 	}
-	res.SessionId = g.SessionID[:]
-	e.Session = hex.EncodeToString(g.SessionID[:])
+	if g.Kind != grant.Forwards {
+		res.SessionId = g.SessionID[:]
+		e.Session = hex.EncodeToString(g.SessionID[:])
+	}
 	// The forwards of a connection are asked for anew every few minutes; they take no second place.
 	if g.Kind != grant.Forwards && !s.hubs.add(sess) {
 		return nil, &refusal{reason: "places", message: "this hub has too many sessions, or one of this id; try again"}

@@ -21,10 +21,10 @@ const (
 	maxKeys      = 32  // registered keys per user
 	maxText      = 256 // bytes of what a peer says about itself: hostname, version, carrier
 
-	maxYAML      = 1 << 20 // one Apply
-	maxResources = 1000    // in one Apply
-	maxRequest   = 4 << 20 // one request message; the largest are recording batches and full device reports
-	maxBatch     = 64      // chunks in one AppendRecording
+	maxYAML      = 1 << 20  // one Apply
+	maxResources = 1000     // in one Apply
+	maxRequest   = 16 << 20 // one request message; the largest are recording batches and full device reports
+	maxBatch     = 64       // chunks in one AppendRecording
 	maxChunk     = 128 << 10
 	maxReport    = 4096    // devices in one ReportDevices
 	maxSessions  = 1 << 16 // live sessions and connections of one hub in the registry; beyond, Admit refuses

@@ -564,18 +564,16 @@ func TestKillReachesTheHub(t *testing.T) {
 	if _, err := b.admin.Admin.RemoveUser(t.Context(), connect.NewRequest(&api.RemoveUserRequest{Name: "ann"})); err != nil {
 		t.Fatal(err)
 	}
-	for stream.Receive() {
-		for _, k := range stream.Msg().Kills {
-			if string(k.SessionId) != string(r.SessionId) || k.Reason == "" {
-				t.Errorf("got %v", k)
-			}
-			if ref := h.admit(t, request(key, "gw", "root")).Refusal; ref.GetReason() != "user" {
-				t.Errorf("removed user: got %v", ref)
-			}
-			return
-		}
+	var kills []*api.Kill
+	for len(kills) == 0 && stream.Receive() {
+		kills = stream.Msg().Kills
 	}
-	t.Fatal(stream.Err())
+	if len(kills) != 1 || string(kills[0].SessionId) != string(r.SessionId) || kills[0].Reason == "" {
+		t.Fatalf("got %v, %v", kills, stream.Err())
+	}
+	if ref := h.admit(t, request(key, "gw", "root")).Refusal; ref.GetReason() != "user" {
+		t.Errorf("removed user: got %v", ref)
+	}
 }
 
 func TestOnlyTheGrantedHubAppends(t *testing.T) {

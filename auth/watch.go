@@ -26,6 +26,13 @@ type cachedPolicy struct {
 	blob   []byte
 }
 
+// forget drops a removed device.
+func (c *policyCache) forget(uuid string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.of, uuid)
+}
+
 func (s *Server) signedPolicy(d *deviceRecord, roles []policy.Role, rev uint64) ([]byte, error) {
 	s.policies.mu.Lock()
 	c, ok := s.policies.of[d.UUID]
