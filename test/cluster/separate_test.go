@@ -160,7 +160,7 @@ func TestBadInputNamesTheMend(t *testing.T) {
 	}{
 		{"spent token", "HAWSER_TOKEN=" + spent, []string{edge, "join", "--state", t.TempDir(), "--name", "x"}, 0, []string{"token", "used", "token create"}},
 		{"expired token", "HAWSER_TOKEN=" + expired, []string{edge, "join", "--state", t.TempDir(), "--name", "x"}, 0, []string{"token", "expired"}},
-		{"a hub's token for an edge", "HAWSER_TOKEN=" + hubToken, []string{edge, "join", "--state", t.TempDir(), "--name", "x"}, 0, []string{"hub", "--kind edge"}},
+		{"a hub's token for an edge", "HAWSER_TOKEN=" + hubToken, []string{edge, "join", "--state", t.TempDir(), "--name", "x"}, 0, []string{"not for a device", "--kind edge"}},
 		{"an edge's token for a hub", "HAWSER_TOKEN=" + edgeToken, []string{hub, "run", "--data", t.TempDir(), "--ssh", "127.0.0.1:0", "--tunnel", "127.0.0.1:0"}, 0, []string{"edge", "--kind hub"}},
 		{"no token at all", "", []string{edge, "join", "--state", t.TempDir()}, 0, []string{"token"}},
 		{"half a token", "HAWSER_TOKEN=" + edgeToken[:len(edgeToken)/2], []string{edge, "join", "--state", t.TempDir()}, 0, []string{"token"}},

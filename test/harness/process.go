@@ -56,7 +56,7 @@ func (p *Process) Stop(t testing.TB) {
 	select {
 	case <-p.done:
 	case <-time.After(10 * time.Second):
-		ps, _ := exec.Command("ps", "-eo", "pid,ppid,etimes,stat,wchan:20,args").Output()
+		ps, _ := exec.Command("sh", "-c", "ps -eo pid,ppid,etimes,stat,wchan:20,args | grep -e ssh -e hawser").Output()
 		t.Errorf("%s did not end within 10 s of SIGTERM; the machine runs\n%s", strings.Join(p.Cmd.Args, " "), ps)
 		p.Cmd.Process.Kill()
 		<-p.done

@@ -3,10 +3,11 @@ package main
 import (
 	"errors"
 	"fmt"
-	"net/netip"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"connectrpc.com/connect"
@@ -29,7 +30,7 @@ const (
 // person and returns the configuration's path. Files that already say the same
 // are left alone.
 func writeSSHConfig(dir string, p *profile.Profile, login string, devices []string) (string, error) {
-	addr, err := netip.ParseAddrPort(p.Settings.SSHAddr)
+	host, port, err := net.SplitHostPort(p.Settings.SSHAddr)
 	if err != nil {
 		return "", fmt.Errorf("ssh_addr of the profile: %w", err)
 	}
@@ -59,7 +60,7 @@ func writeSSHConfig(dir string, p *profile.Profile, login string, devices []stri
 		return "", err
 	}
 	conf := sshconfig.Config{
-		SSH: addr, KeyPath: p.KeyPath(), CertPath: p.CertPath(), KnownHosts: filepath.Join(abs, knownHostsFile),
+		Host: host, Port: port, KeyPath: p.KeyPath(), CertPath: p.CertPath(), KnownHosts: filepath.Join(abs, knownHostsFile),
 		Login: login, Devices: devices,
 	}
 	return filepath.Join(abs, sshConfigFile), errors.Join(
@@ -116,6 +117,9 @@ func runOpenSSH(c *cobra.Command, program string, args []string) error {
 	for _, d := range res.Msg.Devices {
 		names = append(names, d.Name)
 	}
+	if err := admin.chooseHub(c); err != nil {
+		return err
+	}
 	config, err := writeSSHConfig(admin.profile.Dir, admin.profile, "", names)
 	if err != nil {
 		return err
@@ -127,6 +131,29 @@ func runOpenSSH(c *cobra.Command, program string, args []string) error {
 			return silent{e} // ssh has already said what was wrong
 		}
 		return err
+	}
+	return nil
+}
+
+// chooseHub points the profile at a hub that is up, the one it names already
+// where that is.
+func (c *client) chooseHub(cmd *cobra.Command) error {
+	res, err := c.Whoami(cmd.Context(), connect.NewRequest(&api.WhoamiRequest{}))
+	if err != nil {
+		return err
+	}
+	var up []string
+	for _, h := range res.Msg.Hubs {
+		if h.Online {
+			up = append(up, h.SshAddresses...)
+		}
+	}
+	s := &c.profile.Settings
+	switch {
+	case len(up) == 0:
+		return offlineError{errors.New("no hub is up: start one with hawser-hub run, or see hawser status")}
+	case !slices.Contains(up, s.SSHAddr):
+		s.SSHAddr = up[0]
 	}
 	return nil
 }

@@ -140,8 +140,7 @@ func up(ctx context.Context, cfg upConfig) (err error) {
 
 	g := newParts(ctx)
 	defer func() {
-		g.stop(nil)
-		err = errors.Join(err, g.wait())
+		err = errors.Join(err, g.end())
 		root.Remove(readyFile)
 	}()
 	c := cluster{cfg: cfg, root: root, group: g}
@@ -177,7 +176,7 @@ type cluster struct {
 // writes ready.json last.
 func (c *cluster) start(ctx context.Context) error {
 	p := c.ports()
-	if err := c.startAuth(ctx, p); err != nil {
+	if err := c.startAuth(p); err != nil {
 		return fmt.Errorf("start auth: %w", err)
 	}
 	if err := c.startHub(ctx, p); err != nil {
@@ -256,7 +255,7 @@ func (c *cluster) savePorts() error {
 
 func (c *cluster) at(port uint16) string { return netip.AddrPortFrom(c.cfg.Bind, port).String() }
 
-func (c *cluster) startAuth(ctx context.Context, p ports) error {
+func (c *cluster) startAuth(p ports) error {
 	cfg := auth.Config{
 		Data: filepath.Join(c.cfg.Dir, "auth"), Listen: c.at(p.API), Cluster: c.cfg.Cluster,
 		UserTTL: c.cfg.UserTTL, DeviceTTL: c.cfg.DeviceTTL, HubTTL: c.cfg.HubTTL,
@@ -274,8 +273,9 @@ func (c *cluster) startAuth(ctx context.Context, p ports) error {
 	if c.auth, err = auth.New(cfg); err != nil {
 		return err
 	}
+	c.group.next()
 	c.group.run("auth", c.auth.Run)
-	return c.group.until(ctx, c.auth.Ready())
+	return c.group.until(c.auth.Ready())
 }
 
 func (c *cluster) startHub(ctx context.Context, p ports) error {
@@ -297,8 +297,9 @@ func (c *cluster) startHub(ctx context.Context, p ports) error {
 	if c.hub, err = hub.New(cfg); err != nil {
 		return err
 	}
+	c.group.next()
 	c.group.run("hub", c.hub.Run)
-	return c.group.until(ctx, c.hub.Ready())
+	return c.group.until(c.hub.Ready())
 }
 
 // startTimeout bounds how long a part may take to come up.
@@ -311,6 +312,7 @@ func (c *cluster) startProfile(ctx context.Context) error {
 		return err
 	}
 	c.ready.Home = c.profile.Dir
+	c.group.next()
 	notAfter, err := c.renewProfile(ctx)
 	if err != nil {
 		return err

@@ -5,7 +5,6 @@ package sshconfig
 
 import (
 	"fmt"
-	"net/netip"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -13,12 +12,13 @@ import (
 
 // Config is what the files say.
 type Config struct {
-	SSH        netip.AddrPort // a hub's SSH address
-	KeyPath    string         // the person's private key
-	CertPath   string         // its certificate
-	KnownHosts string         // path of the known_hosts file
-	Login      string         // the login of end-to-end connections; empty: ssh's default
-	Devices    []string       // names, already checked against the grammar
+	Host       string   // a hub's name or address
+	Port       string   // of its SSH side
+	KeyPath    string   // the person's private key
+	CertPath   string   // its certificate
+	KnownHosts string   // path of the known_hosts file
+	Login      string   // the login of end-to-end connections; empty: ssh's default
+	Devices    []string // names, already checked against the grammar
 }
 
 // Render returns the text of an ssh_config(5) file: one alias a device for hub
@@ -51,7 +51,7 @@ func (c Config) Render() []byte {
 
 // hub is the part that every alias of hub mode shares.
 func (c Config) hub() string {
-	return fmt.Sprintf("  HostName %s\n  Port %d\n", c.SSH.Addr(), c.SSH.Port())
+	return fmt.Sprintf("  HostName %s\n  Port %s\n", c.Host, c.Port)
 }
 
 // quote makes a path one word of ssh_config(5), which knows no escape for a
