@@ -51,7 +51,7 @@ func (s hubService) Admit(ctx context.Context, req *connect.Request[api.AdmitReq
 	}
 	e := Event{
 		Type: "session.admit", Actor: c.String(), Hub: c.id.Name, User: clip(r.User), Way: clip(r.Way), Client: r.ClientAddress,
-		Device: clip(r.Device), Login: clip(r.Login), Channel: clip(r.Channel), Command: r.Command[:min(len(r.Command), 4096)],
+		Device: clip(r.Device), Login: clip(r.Login), Channel: clip(r.Channel), Command: r.Command[:min(len(r.Command), maxCommand)],
 		Connection: hex.EncodeToString(r.ConnectionId), Kind: strings.ToLower(strings.TrimPrefix(r.Kind.String(), "KIND_")),
 	}
 	res, err := s.admit(r, client, hub, c, &e)

@@ -24,6 +24,7 @@ const (
 	maxYAML      = 1 << 20  // one Apply
 	maxResources = 1000     // in one Apply
 	maxRequest   = 16 << 20 // one request message; the largest are recording batches and full device reports
+	maxCommand   = 4096     // bytes of a command that the lists and the audit log keep
 	maxBatch     = 64       // chunks in one AppendRecording
 	maxChunk     = 128 << 10
 	maxReport    = 4096    // devices in one ReportDevices

@@ -5,6 +5,8 @@ import (
 	"crypto/ed25519"
 	"encoding/hex"
 	"errors"
+	"io"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -13,6 +15,8 @@ import (
 	"hawser/auth/grant"
 	"hawser/auth/policy"
 	"hawser/auth/store"
+	"hawser/recorder"
+	"hawser/recorder/reader"
 	"hawser/tunnel/wire"
 )
 
@@ -31,7 +35,11 @@ func (s hubService) AppendRecording(ctx context.Context, req *connect.Request[ap
 		}
 	}
 	id := [16]byte(r.RecordingId)
-	if err := s.ownRecording(ctx, c, id, r.Grant, r.Info); err != nil {
+	var first []byte
+	if len(r.Chunks) > 0 {
+		first = r.Chunks[0].Data
+	}
+	if err := s.ownRecording(ctx, c, id, r.Grant, first); err != nil {
 		return nil, err
 	}
 	for _, ch := range r.Chunks {
@@ -50,8 +58,8 @@ func (s hubService) AppendRecording(ctx context.Context, req *connect.Request[ap
 }
 
 // ownRecording lets the hub through that was granted the session. The first time, the grant proves it, expired or not
-// (a spool is uploaded late); then the manifest remembers the hub.
-func (s *Server) ownRecording(ctx context.Context, c caller, id [16]byte, blob []byte, info *api.RecordingInfo) error {
+// (a spool is uploaded late); then the manifest remembers the hub. What the grant does not say is read from the first chunk.
+func (s *Server) ownRecording(ctx context.Context, c caller, id [16]byte, blob, first []byte) error {
 	denied := api.NewError(connect.CodePermissionDenied, api.Code_CODE_DENIED, "this hub was not granted the session of this recording")
 	m, err := s.recordings.Manifest(ctx, id)
 	if err == nil {
@@ -78,18 +86,53 @@ func (s *Server) ownRecording(ctx context.Context, c caller, id [16]byte, blob [
 	}
 	m = store.Manifest{
 		ID: id, Start: s.cfg.Now(), User: g.User, DeviceUUID: wire.UUID(g.Device).String(), Login: g.Login,
-		Kind: clip(info.GetKind()), Command: info.GetCommand()[:min(len(info.GetCommand()), 4096)],
 		ClientAddr: g.ClientAddr.String(), Hub: c.id.UUID, Mode: g.Record,
 	}
+	describe(&m, first)
 	for _, sess := range s.hubs.list() {
 		if sess.id == id {
-			m.Start, m.Way = sess.start, sess.way
+			m.Start, m.Way = sess.start, sess.way // auth's own word, while the session lives
 		}
 	}
 	if d := s.view.device(m.DeviceUUID); d != nil {
 		m.Device = d.Name
 	}
 	return s.recordings.PutManifest(ctx, m)
+}
+
+// maxLate is how old a recording may say it is when its first chunk comes: a device's clock is not auth's.
+const maxLate = 24 * time.Hour
+
+// describe fills in what the recording's own first chunk says: when and by which way it began, what was run. A chunk that
+// cannot be read leaves m as it is; it is stored all the same, and the reader says what is wrong with it.
+func describe(m *store.Manifest, first []byte) {
+	chunks := [][]byte{first}
+	r := reader.New(func() ([]byte, error) {
+		if len(chunks) == 0 || len(chunks[0]) == 0 {
+			return nil, io.EOF
+		}
+		c := chunks[0]
+		chunks = nil
+		return c, nil
+	})
+	h, err := r.Header()
+	if err != nil {
+		return
+	}
+	m.Way, m.Kind, m.Command = clip(h.Way), clip(h.Kind), h.Command
+	if late := m.Start.Sub(h.Start); late > 0 && late < maxLate {
+		m.Start = h.Start
+	}
+	for m.Kind == "" {
+		e, err := r.Next()
+		if err != nil {
+			break
+		}
+		if e.Type == recorder.RecordStart {
+			m.Kind, m.Command = clip(e.Kind), e.Command
+		}
+	}
+	m.Command = m.Command[:min(len(m.Command), maxCommand)]
 }
 
 // CloseRecording marks a recording complete.

@@ -202,7 +202,6 @@ func (b *backend) Record(p *front.Place, header recorder.Header) front.Recording
 			req := &api.AppendRecordingRequest{RecordingId: id[:], Chunks: []*api.Chunk{{Seq: seq, Data: chunk}}}
 			if seq == 0 {
 				req.Grant = p.Grant
-				req.Info = &api.RecordingInfo{Kind: header.Kind, Command: header.Command}
 			}
 			if _, err := h.auth.AppendRecording(ctx, req); err != nil {
 				h.config.Logger.Error("recording not stored", "session", wire.UUID(id).String(), "err", err)

@@ -2227,7 +2227,6 @@ type AppendRecordingRequest struct {
 	RecordingId   []byte                 `protobuf:"bytes,1,opt,name=recording_id,json=recordingId,proto3" json:"recording_id,omitempty"`
 	Grant         []byte                 `protobuf:"bytes,2,opt,name=grant,proto3" json:"grant,omitempty"` // the session's; needed for the first chunk
 	Chunks        []*Chunk               `protobuf:"bytes,3,rep,name=chunks,proto3" json:"chunks,omitempty"`
-	Info          *RecordingInfo         `protobuf:"bytes,4,opt,name=info,proto3" json:"info,omitempty"` // with the first chunk: what the grant does not say
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2279,13 +2278,6 @@ func (x *AppendRecordingRequest) GetGrant() []byte {
 func (x *AppendRecordingRequest) GetChunks() []*Chunk {
 	if x != nil {
 		return x.Chunks
-	}
-	return nil
-}
-
-func (x *AppendRecordingRequest) GetInfo() *RecordingInfo {
-	if x != nil {
-		return x.Info
 	}
 	return nil
 }
@@ -2342,58 +2334,6 @@ func (x *Chunk) GetData() []byte {
 	return nil
 }
 
-type RecordingInfo struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
-	Command       string                 `protobuf:"bytes,2,opt,name=command,proto3" json:"command,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *RecordingInfo) Reset() {
-	*x = RecordingInfo{}
-	mi := &file_hawser_proto_msgTypes[28]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *RecordingInfo) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*RecordingInfo) ProtoMessage() {}
-
-func (x *RecordingInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[28]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use RecordingInfo.ProtoReflect.Descriptor instead.
-func (*RecordingInfo) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{28}
-}
-
-func (x *RecordingInfo) GetKind() string {
-	if x != nil {
-		return x.Kind
-	}
-	return ""
-}
-
-func (x *RecordingInfo) GetCommand() string {
-	if x != nil {
-		return x.Command
-	}
-	return ""
-}
-
 type AppendRecordingResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NextSeq       uint64                 `protobuf:"varint,1,opt,name=next_seq,json=nextSeq,proto3" json:"next_seq,omitempty"` // all below are on disk
@@ -2403,7 +2343,7 @@ type AppendRecordingResponse struct {
 
 func (x *AppendRecordingResponse) Reset() {
 	*x = AppendRecordingResponse{}
-	mi := &file_hawser_proto_msgTypes[29]
+	mi := &file_hawser_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2415,7 +2355,7 @@ func (x *AppendRecordingResponse) String() string {
 func (*AppendRecordingResponse) ProtoMessage() {}
 
 func (x *AppendRecordingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[29]
+	mi := &file_hawser_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2428,7 +2368,7 @@ func (x *AppendRecordingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendRecordingResponse.ProtoReflect.Descriptor instead.
 func (*AppendRecordingResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{29}
+	return file_hawser_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AppendRecordingResponse) GetNextSeq() uint64 {
@@ -2451,7 +2391,7 @@ type CloseRecordingRequest struct {
 
 func (x *CloseRecordingRequest) Reset() {
 	*x = CloseRecordingRequest{}
-	mi := &file_hawser_proto_msgTypes[30]
+	mi := &file_hawser_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2463,7 +2403,7 @@ func (x *CloseRecordingRequest) String() string {
 func (*CloseRecordingRequest) ProtoMessage() {}
 
 func (x *CloseRecordingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[30]
+	mi := &file_hawser_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2476,7 +2416,7 @@ func (x *CloseRecordingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRecordingRequest.ProtoReflect.Descriptor instead.
 func (*CloseRecordingRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{30}
+	return file_hawser_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CloseRecordingRequest) GetRecordingId() []byte {
@@ -2522,7 +2462,7 @@ type CloseRecordingResponse struct {
 
 func (x *CloseRecordingResponse) Reset() {
 	*x = CloseRecordingResponse{}
-	mi := &file_hawser_proto_msgTypes[31]
+	mi := &file_hawser_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2534,7 +2474,7 @@ func (x *CloseRecordingResponse) String() string {
 func (*CloseRecordingResponse) ProtoMessage() {}
 
 func (x *CloseRecordingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[31]
+	mi := &file_hawser_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2547,7 +2487,7 @@ func (x *CloseRecordingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRecordingResponse.ProtoReflect.Descriptor instead.
 func (*CloseRecordingResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{31}
+	return file_hawser_proto_rawDescGZIP(), []int{30}
 }
 
 type WhoamiRequest struct {
@@ -2558,7 +2498,7 @@ type WhoamiRequest struct {
 
 func (x *WhoamiRequest) Reset() {
 	*x = WhoamiRequest{}
-	mi := &file_hawser_proto_msgTypes[32]
+	mi := &file_hawser_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2570,7 +2510,7 @@ func (x *WhoamiRequest) String() string {
 func (*WhoamiRequest) ProtoMessage() {}
 
 func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[32]
+	mi := &file_hawser_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2583,7 +2523,7 @@ func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoamiRequest.ProtoReflect.Descriptor instead.
 func (*WhoamiRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{32}
+	return file_hawser_proto_rawDescGZIP(), []int{31}
 }
 
 type WhoamiResponse struct {
@@ -2600,7 +2540,7 @@ type WhoamiResponse struct {
 
 func (x *WhoamiResponse) Reset() {
 	*x = WhoamiResponse{}
-	mi := &file_hawser_proto_msgTypes[33]
+	mi := &file_hawser_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2612,7 +2552,7 @@ func (x *WhoamiResponse) String() string {
 func (*WhoamiResponse) ProtoMessage() {}
 
 func (x *WhoamiResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[33]
+	mi := &file_hawser_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2625,7 +2565,7 @@ func (x *WhoamiResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoamiResponse.ProtoReflect.Descriptor instead.
 func (*WhoamiResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{33}
+	return file_hawser_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *WhoamiResponse) GetUser() string {
@@ -2678,7 +2618,7 @@ type RenewMyselfRequest struct {
 
 func (x *RenewMyselfRequest) Reset() {
 	*x = RenewMyselfRequest{}
-	mi := &file_hawser_proto_msgTypes[34]
+	mi := &file_hawser_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2690,7 +2630,7 @@ func (x *RenewMyselfRequest) String() string {
 func (*RenewMyselfRequest) ProtoMessage() {}
 
 func (x *RenewMyselfRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[34]
+	mi := &file_hawser_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2703,7 +2643,7 @@ func (x *RenewMyselfRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewMyselfRequest.ProtoReflect.Descriptor instead.
 func (*RenewMyselfRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{34}
+	return file_hawser_proto_rawDescGZIP(), []int{33}
 }
 
 type UserCredentials struct {
@@ -2721,7 +2661,7 @@ type UserCredentials struct {
 
 func (x *UserCredentials) Reset() {
 	*x = UserCredentials{}
-	mi := &file_hawser_proto_msgTypes[35]
+	mi := &file_hawser_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2733,7 +2673,7 @@ func (x *UserCredentials) String() string {
 func (*UserCredentials) ProtoMessage() {}
 
 func (x *UserCredentials) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[35]
+	mi := &file_hawser_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2746,7 +2686,7 @@ func (x *UserCredentials) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserCredentials.ProtoReflect.Descriptor instead.
 func (*UserCredentials) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{35}
+	return file_hawser_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *UserCredentials) GetUser() string {
@@ -2810,7 +2750,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_hawser_proto_msgTypes[36]
+	mi := &file_hawser_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2822,7 +2762,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[36]
+	mi := &file_hawser_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2835,7 +2775,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{36}
+	return file_hawser_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CreateTokenRequest) GetKind() string {
@@ -2877,7 +2817,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_hawser_proto_msgTypes[37]
+	mi := &file_hawser_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2889,7 +2829,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[37]
+	mi := &file_hawser_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2902,7 +2842,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{37}
+	return file_hawser_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -2934,7 +2874,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_hawser_proto_msgTypes[38]
+	mi := &file_hawser_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2946,7 +2886,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[38]
+	mi := &file_hawser_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2959,7 +2899,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{38}
+	return file_hawser_proto_rawDescGZIP(), []int{37}
 }
 
 type ListTokensResponse struct {
@@ -2971,7 +2911,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_hawser_proto_msgTypes[39]
+	mi := &file_hawser_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2983,7 +2923,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[39]
+	mi := &file_hawser_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2996,7 +2936,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{39}
+	return file_hawser_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ListTokensResponse) GetTokens() []*Token {
@@ -3021,7 +2961,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_hawser_proto_msgTypes[40]
+	mi := &file_hawser_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3033,7 +2973,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[40]
+	mi := &file_hawser_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3046,7 +2986,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{40}
+	return file_hawser_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *Token) GetId() string {
@@ -3107,7 +3047,7 @@ type RemoveTokenRequest struct {
 
 func (x *RemoveTokenRequest) Reset() {
 	*x = RemoveTokenRequest{}
-	mi := &file_hawser_proto_msgTypes[41]
+	mi := &file_hawser_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3119,7 +3059,7 @@ func (x *RemoveTokenRequest) String() string {
 func (*RemoveTokenRequest) ProtoMessage() {}
 
 func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[41]
+	mi := &file_hawser_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3132,7 +3072,7 @@ func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTokenRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{41}
+	return file_hawser_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *RemoveTokenRequest) GetId() string {
@@ -3150,7 +3090,7 @@ type RemoveTokenResponse struct {
 
 func (x *RemoveTokenResponse) Reset() {
 	*x = RemoveTokenResponse{}
-	mi := &file_hawser_proto_msgTypes[42]
+	mi := &file_hawser_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3162,7 +3102,7 @@ func (x *RemoveTokenResponse) String() string {
 func (*RemoveTokenResponse) ProtoMessage() {}
 
 func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[42]
+	mi := &file_hawser_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3175,7 +3115,7 @@ func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTokenResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{42}
+	return file_hawser_proto_rawDescGZIP(), []int{41}
 }
 
 type ListDevicesRequest struct {
@@ -3187,7 +3127,7 @@ type ListDevicesRequest struct {
 
 func (x *ListDevicesRequest) Reset() {
 	*x = ListDevicesRequest{}
-	mi := &file_hawser_proto_msgTypes[43]
+	mi := &file_hawser_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3199,7 +3139,7 @@ func (x *ListDevicesRequest) String() string {
 func (*ListDevicesRequest) ProtoMessage() {}
 
 func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[43]
+	mi := &file_hawser_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3212,7 +3152,7 @@ func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesRequest.ProtoReflect.Descriptor instead.
 func (*ListDevicesRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{43}
+	return file_hawser_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ListDevicesRequest) GetSelectors() []string {
@@ -3231,7 +3171,7 @@ type ListDevicesResponse struct {
 
 func (x *ListDevicesResponse) Reset() {
 	*x = ListDevicesResponse{}
-	mi := &file_hawser_proto_msgTypes[44]
+	mi := &file_hawser_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3243,7 +3183,7 @@ func (x *ListDevicesResponse) String() string {
 func (*ListDevicesResponse) ProtoMessage() {}
 
 func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[44]
+	mi := &file_hawser_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3256,7 +3196,7 @@ func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesResponse.ProtoReflect.Descriptor instead.
 func (*ListDevicesResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{44}
+	return file_hawser_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *ListDevicesResponse) GetDevices() []*Device {
@@ -3292,7 +3232,7 @@ type Device struct {
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_hawser_proto_msgTypes[45]
+	mi := &file_hawser_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3304,7 +3244,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[45]
+	mi := &file_hawser_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3317,7 +3257,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{45}
+	return file_hawser_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Device) GetUuid() string {
@@ -3455,7 +3395,7 @@ type GetDeviceRequest struct {
 
 func (x *GetDeviceRequest) Reset() {
 	*x = GetDeviceRequest{}
-	mi := &file_hawser_proto_msgTypes[46]
+	mi := &file_hawser_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3467,7 +3407,7 @@ func (x *GetDeviceRequest) String() string {
 func (*GetDeviceRequest) ProtoMessage() {}
 
 func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[46]
+	mi := &file_hawser_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3480,7 +3420,7 @@ func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeviceRequest.ProtoReflect.Descriptor instead.
 func (*GetDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{46}
+	return file_hawser_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *GetDeviceRequest) GetDevice() string {
@@ -3499,7 +3439,7 @@ type RemoveDeviceRequest struct {
 
 func (x *RemoveDeviceRequest) Reset() {
 	*x = RemoveDeviceRequest{}
-	mi := &file_hawser_proto_msgTypes[47]
+	mi := &file_hawser_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3511,7 +3451,7 @@ func (x *RemoveDeviceRequest) String() string {
 func (*RemoveDeviceRequest) ProtoMessage() {}
 
 func (x *RemoveDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[47]
+	mi := &file_hawser_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3524,7 +3464,7 @@ func (x *RemoveDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDeviceRequest.ProtoReflect.Descriptor instead.
 func (*RemoveDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{47}
+	return file_hawser_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *RemoveDeviceRequest) GetDevice() string {
@@ -3542,7 +3482,7 @@ type RemoveDeviceResponse struct {
 
 func (x *RemoveDeviceResponse) Reset() {
 	*x = RemoveDeviceResponse{}
-	mi := &file_hawser_proto_msgTypes[48]
+	mi := &file_hawser_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3554,7 +3494,7 @@ func (x *RemoveDeviceResponse) String() string {
 func (*RemoveDeviceResponse) ProtoMessage() {}
 
 func (x *RemoveDeviceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[48]
+	mi := &file_hawser_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3567,7 +3507,7 @@ func (x *RemoveDeviceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDeviceResponse.ProtoReflect.Descriptor instead.
 func (*RemoveDeviceResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{48}
+	return file_hawser_proto_rawDescGZIP(), []int{47}
 }
 
 type User struct {
@@ -3582,7 +3522,7 @@ type User struct {
 
 func (x *User) Reset() {
 	*x = User{}
-	mi := &file_hawser_proto_msgTypes[49]
+	mi := &file_hawser_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3594,7 +3534,7 @@ func (x *User) String() string {
 func (*User) ProtoMessage() {}
 
 func (x *User) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[49]
+	mi := &file_hawser_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3607,7 +3547,7 @@ func (x *User) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use User.ProtoReflect.Descriptor instead.
 func (*User) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{49}
+	return file_hawser_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *User) GetName() string {
@@ -3648,7 +3588,7 @@ type UserKey struct {
 
 func (x *UserKey) Reset() {
 	*x = UserKey{}
-	mi := &file_hawser_proto_msgTypes[50]
+	mi := &file_hawser_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3660,7 +3600,7 @@ func (x *UserKey) String() string {
 func (*UserKey) ProtoMessage() {}
 
 func (x *UserKey) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[50]
+	mi := &file_hawser_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3673,7 +3613,7 @@ func (x *UserKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserKey.ProtoReflect.Descriptor instead.
 func (*UserKey) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{50}
+	return file_hawser_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *UserKey) GetAuthorizedKey() string {
@@ -3701,7 +3641,7 @@ type AddUserRequest struct {
 
 func (x *AddUserRequest) Reset() {
 	*x = AddUserRequest{}
-	mi := &file_hawser_proto_msgTypes[51]
+	mi := &file_hawser_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3713,7 +3653,7 @@ func (x *AddUserRequest) String() string {
 func (*AddUserRequest) ProtoMessage() {}
 
 func (x *AddUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[51]
+	mi := &file_hawser_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3726,7 +3666,7 @@ func (x *AddUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddUserRequest.ProtoReflect.Descriptor instead.
 func (*AddUserRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{51}
+	return file_hawser_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *AddUserRequest) GetName() string {
@@ -3758,7 +3698,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_hawser_proto_msgTypes[52]
+	mi := &file_hawser_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3770,7 +3710,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[52]
+	mi := &file_hawser_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3783,7 +3723,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{52}
+	return file_hawser_proto_rawDescGZIP(), []int{51}
 }
 
 type ListUsersResponse struct {
@@ -3795,7 +3735,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_hawser_proto_msgTypes[53]
+	mi := &file_hawser_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3807,7 +3747,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[53]
+	mi := &file_hawser_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3820,7 +3760,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{53}
+	return file_hawser_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -3839,7 +3779,7 @@ type RemoveUserRequest struct {
 
 func (x *RemoveUserRequest) Reset() {
 	*x = RemoveUserRequest{}
-	mi := &file_hawser_proto_msgTypes[54]
+	mi := &file_hawser_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3851,7 +3791,7 @@ func (x *RemoveUserRequest) String() string {
 func (*RemoveUserRequest) ProtoMessage() {}
 
 func (x *RemoveUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[54]
+	mi := &file_hawser_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3864,7 +3804,7 @@ func (x *RemoveUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveUserRequest.ProtoReflect.Descriptor instead.
 func (*RemoveUserRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{54}
+	return file_hawser_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *RemoveUserRequest) GetName() string {
@@ -3882,7 +3822,7 @@ type RemoveUserResponse struct {
 
 func (x *RemoveUserResponse) Reset() {
 	*x = RemoveUserResponse{}
-	mi := &file_hawser_proto_msgTypes[55]
+	mi := &file_hawser_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3894,7 +3834,7 @@ func (x *RemoveUserResponse) String() string {
 func (*RemoveUserResponse) ProtoMessage() {}
 
 func (x *RemoveUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[55]
+	mi := &file_hawser_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3907,7 +3847,7 @@ func (x *RemoveUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveUserResponse.ProtoReflect.Descriptor instead.
 func (*RemoveUserResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{55}
+	return file_hawser_proto_rawDescGZIP(), []int{54}
 }
 
 type ApplyRequest struct {
@@ -3920,7 +3860,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_hawser_proto_msgTypes[56]
+	mi := &file_hawser_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3932,7 +3872,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[56]
+	mi := &file_hawser_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3945,7 +3885,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{56}
+	return file_hawser_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *ApplyRequest) GetYaml() string {
@@ -3971,7 +3911,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_hawser_proto_msgTypes[57]
+	mi := &file_hawser_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3983,7 +3923,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[57]
+	mi := &file_hawser_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3996,7 +3936,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{57}
+	return file_hawser_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *ApplyResponse) GetResources() []*AppliedResource {
@@ -4017,7 +3957,7 @@ type AppliedResource struct {
 
 func (x *AppliedResource) Reset() {
 	*x = AppliedResource{}
-	mi := &file_hawser_proto_msgTypes[58]
+	mi := &file_hawser_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4029,7 +3969,7 @@ func (x *AppliedResource) String() string {
 func (*AppliedResource) ProtoMessage() {}
 
 func (x *AppliedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[58]
+	mi := &file_hawser_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4042,7 +3982,7 @@ func (x *AppliedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedResource.ProtoReflect.Descriptor instead.
 func (*AppliedResource) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{58}
+	return file_hawser_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *AppliedResource) GetKind() string {
@@ -4076,7 +4016,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_hawser_proto_msgTypes[59]
+	mi := &file_hawser_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4088,7 +4028,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[59]
+	mi := &file_hawser_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4101,7 +4041,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{59}
+	return file_hawser_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *GetRequest) GetKind() string {
@@ -4127,7 +4067,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_hawser_proto_msgTypes[60]
+	mi := &file_hawser_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4139,7 +4079,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[60]
+	mi := &file_hawser_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4152,7 +4092,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{60}
+	return file_hawser_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *GetResponse) GetYaml() string {
@@ -4173,7 +4113,7 @@ type ListRecordingsRequest struct {
 
 func (x *ListRecordingsRequest) Reset() {
 	*x = ListRecordingsRequest{}
-	mi := &file_hawser_proto_msgTypes[61]
+	mi := &file_hawser_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4185,7 +4125,7 @@ func (x *ListRecordingsRequest) String() string {
 func (*ListRecordingsRequest) ProtoMessage() {}
 
 func (x *ListRecordingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[61]
+	mi := &file_hawser_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4198,7 +4138,7 @@ func (x *ListRecordingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRecordingsRequest.ProtoReflect.Descriptor instead.
 func (*ListRecordingsRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{61}
+	return file_hawser_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *ListRecordingsRequest) GetUser() string {
@@ -4231,7 +4171,7 @@ type ListRecordingsResponse struct {
 
 func (x *ListRecordingsResponse) Reset() {
 	*x = ListRecordingsResponse{}
-	mi := &file_hawser_proto_msgTypes[62]
+	mi := &file_hawser_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4243,7 +4183,7 @@ func (x *ListRecordingsResponse) String() string {
 func (*ListRecordingsResponse) ProtoMessage() {}
 
 func (x *ListRecordingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[62]
+	mi := &file_hawser_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4256,7 +4196,7 @@ func (x *ListRecordingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRecordingsResponse.ProtoReflect.Descriptor instead.
 func (*ListRecordingsResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{62}
+	return file_hawser_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *ListRecordingsResponse) GetRecordings() []*Recording {
@@ -4291,7 +4231,7 @@ type Recording struct {
 
 func (x *Recording) Reset() {
 	*x = Recording{}
-	mi := &file_hawser_proto_msgTypes[63]
+	mi := &file_hawser_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4303,7 +4243,7 @@ func (x *Recording) String() string {
 func (*Recording) ProtoMessage() {}
 
 func (x *Recording) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[63]
+	mi := &file_hawser_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4316,7 +4256,7 @@ func (x *Recording) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recording.ProtoReflect.Descriptor instead.
 func (*Recording) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{63}
+	return file_hawser_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Recording) GetId() []byte {
@@ -4448,7 +4388,7 @@ type GetRecordingRequest struct {
 
 func (x *GetRecordingRequest) Reset() {
 	*x = GetRecordingRequest{}
-	mi := &file_hawser_proto_msgTypes[64]
+	mi := &file_hawser_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4460,7 +4400,7 @@ func (x *GetRecordingRequest) String() string {
 func (*GetRecordingRequest) ProtoMessage() {}
 
 func (x *GetRecordingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[64]
+	mi := &file_hawser_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4473,7 +4413,7 @@ func (x *GetRecordingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRecordingRequest.ProtoReflect.Descriptor instead.
 func (*GetRecordingRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{64}
+	return file_hawser_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *GetRecordingRequest) GetId() string {
@@ -4500,7 +4440,7 @@ type GetRecordingResponse struct {
 
 func (x *GetRecordingResponse) Reset() {
 	*x = GetRecordingResponse{}
-	mi := &file_hawser_proto_msgTypes[65]
+	mi := &file_hawser_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4512,7 +4452,7 @@ func (x *GetRecordingResponse) String() string {
 func (*GetRecordingResponse) ProtoMessage() {}
 
 func (x *GetRecordingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[65]
+	mi := &file_hawser_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4525,7 +4465,7 @@ func (x *GetRecordingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRecordingResponse.ProtoReflect.Descriptor instead.
 func (*GetRecordingResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{65}
+	return file_hawser_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *GetRecordingResponse) GetRecording() *Recording {
@@ -4550,7 +4490,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_hawser_proto_msgTypes[66]
+	mi := &file_hawser_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4562,7 +4502,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[66]
+	mi := &file_hawser_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4575,7 +4515,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{66}
+	return file_hawser_proto_rawDescGZIP(), []int{65}
 }
 
 type ListSessionsResponse struct {
@@ -4587,7 +4527,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_hawser_proto_msgTypes[67]
+	mi := &file_hawser_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4599,7 +4539,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[67]
+	mi := &file_hawser_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4612,7 +4552,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{67}
+	return file_hawser_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -4644,7 +4584,7 @@ type Session struct {
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_hawser_proto_msgTypes[68]
+	mi := &file_hawser_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4656,7 +4596,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[68]
+	mi := &file_hawser_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4669,7 +4609,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{68}
+	return file_hawser_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *Session) GetId() []byte {
@@ -4780,7 +4720,7 @@ type KillSessionRequest struct {
 
 func (x *KillSessionRequest) Reset() {
 	*x = KillSessionRequest{}
-	mi := &file_hawser_proto_msgTypes[69]
+	mi := &file_hawser_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4792,7 +4732,7 @@ func (x *KillSessionRequest) String() string {
 func (*KillSessionRequest) ProtoMessage() {}
 
 func (x *KillSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[69]
+	mi := &file_hawser_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4805,7 +4745,7 @@ func (x *KillSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillSessionRequest.ProtoReflect.Descriptor instead.
 func (*KillSessionRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{69}
+	return file_hawser_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *KillSessionRequest) GetId() string {
@@ -4831,7 +4771,7 @@ type KillSessionResponse struct {
 
 func (x *KillSessionResponse) Reset() {
 	*x = KillSessionResponse{}
-	mi := &file_hawser_proto_msgTypes[70]
+	mi := &file_hawser_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4843,7 +4783,7 @@ func (x *KillSessionResponse) String() string {
 func (*KillSessionResponse) ProtoMessage() {}
 
 func (x *KillSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[70]
+	mi := &file_hawser_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4856,7 +4796,7 @@ func (x *KillSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillSessionResponse.ProtoReflect.Descriptor instead.
 func (*KillSessionResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{70}
+	return file_hawser_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *KillSessionResponse) GetId() []byte {
@@ -5054,18 +4994,14 @@ const file_hawser_proto_rawDesc = "" +
 	"\x0fSignTimeRequest\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"&\n" +
 	"\x10SignTimeResponse\x12\x12\n" +
-	"\x04time\x18\x01 \x01(\fR\x04time\"\xa9\x01\n" +
+	"\x04time\x18\x01 \x01(\fR\x04time\"{\n" +
 	"\x16AppendRecordingRequest\x12!\n" +
 	"\frecording_id\x18\x01 \x01(\fR\vrecordingId\x12\x14\n" +
 	"\x05grant\x18\x02 \x01(\fR\x05grant\x12(\n" +
-	"\x06chunks\x18\x03 \x03(\v2\x10.hawser.v1.ChunkR\x06chunks\x12,\n" +
-	"\x04info\x18\x04 \x01(\v2\x18.hawser.v1.RecordingInfoR\x04info\"-\n" +
+	"\x06chunks\x18\x03 \x03(\v2\x10.hawser.v1.ChunkR\x06chunks\"-\n" +
 	"\x05Chunk\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x12\n" +
-	"\x04data\x18\x02 \x01(\fR\x04data\"=\n" +
-	"\rRecordingInfo\x12\x12\n" +
-	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x18\n" +
-	"\acommand\x18\x02 \x01(\tR\acommand\"4\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"4\n" +
 	"\x17AppendRecordingResponse\x12\x19\n" +
 	"\bnext_seq\x18\x01 \x01(\x04R\anextSeq\"\x9d\x01\n" +
 	"\x15CloseRecordingRequest\x12!\n" +
@@ -5313,7 +5249,7 @@ func file_hawser_proto_rawDescGZIP() []byte {
 }
 
 var file_hawser_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_hawser_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
+var file_hawser_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
 var file_hawser_proto_goTypes = []any{
 	(Code)(0),                       // 0: hawser.v1.Code
 	(Kind)(0),                       // 1: hawser.v1.Kind
@@ -5345,49 +5281,48 @@ var file_hawser_proto_goTypes = []any{
 	(*SignTimeResponse)(nil),        // 27: hawser.v1.SignTimeResponse
 	(*AppendRecordingRequest)(nil),  // 28: hawser.v1.AppendRecordingRequest
 	(*Chunk)(nil),                   // 29: hawser.v1.Chunk
-	(*RecordingInfo)(nil),           // 30: hawser.v1.RecordingInfo
-	(*AppendRecordingResponse)(nil), // 31: hawser.v1.AppendRecordingResponse
-	(*CloseRecordingRequest)(nil),   // 32: hawser.v1.CloseRecordingRequest
-	(*CloseRecordingResponse)(nil),  // 33: hawser.v1.CloseRecordingResponse
-	(*WhoamiRequest)(nil),           // 34: hawser.v1.WhoamiRequest
-	(*WhoamiResponse)(nil),          // 35: hawser.v1.WhoamiResponse
-	(*RenewMyselfRequest)(nil),      // 36: hawser.v1.RenewMyselfRequest
-	(*UserCredentials)(nil),         // 37: hawser.v1.UserCredentials
-	(*CreateTokenRequest)(nil),      // 38: hawser.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),     // 39: hawser.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),       // 40: hawser.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),      // 41: hawser.v1.ListTokensResponse
-	(*Token)(nil),                   // 42: hawser.v1.Token
-	(*RemoveTokenRequest)(nil),      // 43: hawser.v1.RemoveTokenRequest
-	(*RemoveTokenResponse)(nil),     // 44: hawser.v1.RemoveTokenResponse
-	(*ListDevicesRequest)(nil),      // 45: hawser.v1.ListDevicesRequest
-	(*ListDevicesResponse)(nil),     // 46: hawser.v1.ListDevicesResponse
-	(*Device)(nil),                  // 47: hawser.v1.Device
-	(*GetDeviceRequest)(nil),        // 48: hawser.v1.GetDeviceRequest
-	(*RemoveDeviceRequest)(nil),     // 49: hawser.v1.RemoveDeviceRequest
-	(*RemoveDeviceResponse)(nil),    // 50: hawser.v1.RemoveDeviceResponse
-	(*User)(nil),                    // 51: hawser.v1.User
-	(*UserKey)(nil),                 // 52: hawser.v1.UserKey
-	(*AddUserRequest)(nil),          // 53: hawser.v1.AddUserRequest
-	(*ListUsersRequest)(nil),        // 54: hawser.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),       // 55: hawser.v1.ListUsersResponse
-	(*RemoveUserRequest)(nil),       // 56: hawser.v1.RemoveUserRequest
-	(*RemoveUserResponse)(nil),      // 57: hawser.v1.RemoveUserResponse
-	(*ApplyRequest)(nil),            // 58: hawser.v1.ApplyRequest
-	(*ApplyResponse)(nil),           // 59: hawser.v1.ApplyResponse
-	(*AppliedResource)(nil),         // 60: hawser.v1.AppliedResource
-	(*GetRequest)(nil),              // 61: hawser.v1.GetRequest
-	(*GetResponse)(nil),             // 62: hawser.v1.GetResponse
-	(*ListRecordingsRequest)(nil),   // 63: hawser.v1.ListRecordingsRequest
-	(*ListRecordingsResponse)(nil),  // 64: hawser.v1.ListRecordingsResponse
-	(*Recording)(nil),               // 65: hawser.v1.Recording
-	(*GetRecordingRequest)(nil),     // 66: hawser.v1.GetRecordingRequest
-	(*GetRecordingResponse)(nil),    // 67: hawser.v1.GetRecordingResponse
-	(*ListSessionsRequest)(nil),     // 68: hawser.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),    // 69: hawser.v1.ListSessionsResponse
-	(*Session)(nil),                 // 70: hawser.v1.Session
-	(*KillSessionRequest)(nil),      // 71: hawser.v1.KillSessionRequest
-	(*KillSessionResponse)(nil),     // 72: hawser.v1.KillSessionResponse
+	(*AppendRecordingResponse)(nil), // 30: hawser.v1.AppendRecordingResponse
+	(*CloseRecordingRequest)(nil),   // 31: hawser.v1.CloseRecordingRequest
+	(*CloseRecordingResponse)(nil),  // 32: hawser.v1.CloseRecordingResponse
+	(*WhoamiRequest)(nil),           // 33: hawser.v1.WhoamiRequest
+	(*WhoamiResponse)(nil),          // 34: hawser.v1.WhoamiResponse
+	(*RenewMyselfRequest)(nil),      // 35: hawser.v1.RenewMyselfRequest
+	(*UserCredentials)(nil),         // 36: hawser.v1.UserCredentials
+	(*CreateTokenRequest)(nil),      // 37: hawser.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),     // 38: hawser.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),       // 39: hawser.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),      // 40: hawser.v1.ListTokensResponse
+	(*Token)(nil),                   // 41: hawser.v1.Token
+	(*RemoveTokenRequest)(nil),      // 42: hawser.v1.RemoveTokenRequest
+	(*RemoveTokenResponse)(nil),     // 43: hawser.v1.RemoveTokenResponse
+	(*ListDevicesRequest)(nil),      // 44: hawser.v1.ListDevicesRequest
+	(*ListDevicesResponse)(nil),     // 45: hawser.v1.ListDevicesResponse
+	(*Device)(nil),                  // 46: hawser.v1.Device
+	(*GetDeviceRequest)(nil),        // 47: hawser.v1.GetDeviceRequest
+	(*RemoveDeviceRequest)(nil),     // 48: hawser.v1.RemoveDeviceRequest
+	(*RemoveDeviceResponse)(nil),    // 49: hawser.v1.RemoveDeviceResponse
+	(*User)(nil),                    // 50: hawser.v1.User
+	(*UserKey)(nil),                 // 51: hawser.v1.UserKey
+	(*AddUserRequest)(nil),          // 52: hawser.v1.AddUserRequest
+	(*ListUsersRequest)(nil),        // 53: hawser.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),       // 54: hawser.v1.ListUsersResponse
+	(*RemoveUserRequest)(nil),       // 55: hawser.v1.RemoveUserRequest
+	(*RemoveUserResponse)(nil),      // 56: hawser.v1.RemoveUserResponse
+	(*ApplyRequest)(nil),            // 57: hawser.v1.ApplyRequest
+	(*ApplyResponse)(nil),           // 58: hawser.v1.ApplyResponse
+	(*AppliedResource)(nil),         // 59: hawser.v1.AppliedResource
+	(*GetRequest)(nil),              // 60: hawser.v1.GetRequest
+	(*GetResponse)(nil),             // 61: hawser.v1.GetResponse
+	(*ListRecordingsRequest)(nil),   // 62: hawser.v1.ListRecordingsRequest
+	(*ListRecordingsResponse)(nil),  // 63: hawser.v1.ListRecordingsResponse
+	(*Recording)(nil),               // 64: hawser.v1.Recording
+	(*GetRecordingRequest)(nil),     // 65: hawser.v1.GetRecordingRequest
+	(*GetRecordingResponse)(nil),    // 66: hawser.v1.GetRecordingResponse
+	(*ListSessionsRequest)(nil),     // 67: hawser.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),    // 68: hawser.v1.ListSessionsResponse
+	(*Session)(nil),                 // 69: hawser.v1.Session
+	(*KillSessionRequest)(nil),      // 70: hawser.v1.KillSessionRequest
+	(*KillSessionResponse)(nil),     // 71: hawser.v1.KillSessionResponse
 }
 var file_hawser_proto_depIdxs = []int32{
 	0,  // 0: hawser.v1.Problem.code:type_name -> hawser.v1.Code
@@ -5404,83 +5339,82 @@ var file_hawser_proto_depIdxs = []int32{
 	3,  // 11: hawser.v1.WatchDevice.labels:type_name -> hawser.v1.Label
 	25, // 12: hawser.v1.ReportDevicesRequest.devices:type_name -> hawser.v1.DeviceState
 	29, // 13: hawser.v1.AppendRecordingRequest.chunks:type_name -> hawser.v1.Chunk
-	30, // 14: hawser.v1.AppendRecordingRequest.info:type_name -> hawser.v1.RecordingInfo
-	22, // 15: hawser.v1.WhoamiResponse.hubs:type_name -> hawser.v1.Hub
-	22, // 16: hawser.v1.UserCredentials.hubs:type_name -> hawser.v1.Hub
-	3,  // 17: hawser.v1.CreateTokenRequest.labels:type_name -> hawser.v1.Label
-	42, // 18: hawser.v1.ListTokensResponse.tokens:type_name -> hawser.v1.Token
-	3,  // 19: hawser.v1.Token.labels:type_name -> hawser.v1.Label
-	47, // 20: hawser.v1.ListDevicesResponse.devices:type_name -> hawser.v1.Device
-	3,  // 21: hawser.v1.Device.labels:type_name -> hawser.v1.Label
-	3,  // 22: hawser.v1.Device.evidence:type_name -> hawser.v1.Label
-	52, // 23: hawser.v1.User.keys:type_name -> hawser.v1.UserKey
-	51, // 24: hawser.v1.ListUsersResponse.users:type_name -> hawser.v1.User
-	60, // 25: hawser.v1.ApplyResponse.resources:type_name -> hawser.v1.AppliedResource
-	65, // 26: hawser.v1.ListRecordingsResponse.recordings:type_name -> hawser.v1.Recording
-	65, // 27: hawser.v1.GetRecordingResponse.recording:type_name -> hawser.v1.Recording
-	29, // 28: hawser.v1.GetRecordingResponse.chunks:type_name -> hawser.v1.Chunk
-	70, // 29: hawser.v1.ListSessionsResponse.sessions:type_name -> hawser.v1.Session
-	4,  // 30: hawser.v1.JoinService.JoinHub:input_type -> hawser.v1.JoinHubRequest
-	6,  // 31: hawser.v1.JoinService.RenewHub:input_type -> hawser.v1.RenewHubRequest
-	7,  // 32: hawser.v1.HubService.JoinDevice:input_type -> hawser.v1.JoinDeviceRequest
-	8,  // 33: hawser.v1.HubService.RenewDevice:input_type -> hawser.v1.RenewDeviceRequest
-	10, // 34: hawser.v1.HubService.Admit:input_type -> hawser.v1.AdmitRequest
-	14, // 35: hawser.v1.HubService.Release:input_type -> hawser.v1.ReleaseRequest
-	16, // 36: hawser.v1.HubService.Watch:input_type -> hawser.v1.WatchRequest
-	23, // 37: hawser.v1.HubService.ReportDevices:input_type -> hawser.v1.ReportDevicesRequest
-	26, // 38: hawser.v1.HubService.SignTime:input_type -> hawser.v1.SignTimeRequest
-	28, // 39: hawser.v1.HubService.AppendRecording:input_type -> hawser.v1.AppendRecordingRequest
-	32, // 40: hawser.v1.HubService.CloseRecording:input_type -> hawser.v1.CloseRecordingRequest
-	34, // 41: hawser.v1.AdminService.Whoami:input_type -> hawser.v1.WhoamiRequest
-	36, // 42: hawser.v1.AdminService.RenewMyself:input_type -> hawser.v1.RenewMyselfRequest
-	38, // 43: hawser.v1.AdminService.CreateToken:input_type -> hawser.v1.CreateTokenRequest
-	40, // 44: hawser.v1.AdminService.ListTokens:input_type -> hawser.v1.ListTokensRequest
-	43, // 45: hawser.v1.AdminService.RemoveToken:input_type -> hawser.v1.RemoveTokenRequest
-	45, // 46: hawser.v1.AdminService.ListDevices:input_type -> hawser.v1.ListDevicesRequest
-	48, // 47: hawser.v1.AdminService.GetDevice:input_type -> hawser.v1.GetDeviceRequest
-	49, // 48: hawser.v1.AdminService.RemoveDevice:input_type -> hawser.v1.RemoveDeviceRequest
-	53, // 49: hawser.v1.AdminService.AddUser:input_type -> hawser.v1.AddUserRequest
-	54, // 50: hawser.v1.AdminService.ListUsers:input_type -> hawser.v1.ListUsersRequest
-	56, // 51: hawser.v1.AdminService.RemoveUser:input_type -> hawser.v1.RemoveUserRequest
-	58, // 52: hawser.v1.AdminService.Apply:input_type -> hawser.v1.ApplyRequest
-	61, // 53: hawser.v1.AdminService.Get:input_type -> hawser.v1.GetRequest
-	63, // 54: hawser.v1.AdminService.ListRecordings:input_type -> hawser.v1.ListRecordingsRequest
-	66, // 55: hawser.v1.AdminService.GetRecording:input_type -> hawser.v1.GetRecordingRequest
-	68, // 56: hawser.v1.AdminService.ListSessions:input_type -> hawser.v1.ListSessionsRequest
-	71, // 57: hawser.v1.AdminService.KillSession:input_type -> hawser.v1.KillSessionRequest
-	5,  // 58: hawser.v1.JoinService.JoinHub:output_type -> hawser.v1.JoinHubResponse
-	5,  // 59: hawser.v1.JoinService.RenewHub:output_type -> hawser.v1.JoinHubResponse
-	9,  // 60: hawser.v1.HubService.JoinDevice:output_type -> hawser.v1.DeviceCredentials
-	9,  // 61: hawser.v1.HubService.RenewDevice:output_type -> hawser.v1.DeviceCredentials
-	12, // 62: hawser.v1.HubService.Admit:output_type -> hawser.v1.AdmitResponse
-	15, // 63: hawser.v1.HubService.Release:output_type -> hawser.v1.ReleaseResponse
-	17, // 64: hawser.v1.HubService.Watch:output_type -> hawser.v1.WatchResponse
-	24, // 65: hawser.v1.HubService.ReportDevices:output_type -> hawser.v1.ReportDevicesResponse
-	27, // 66: hawser.v1.HubService.SignTime:output_type -> hawser.v1.SignTimeResponse
-	31, // 67: hawser.v1.HubService.AppendRecording:output_type -> hawser.v1.AppendRecordingResponse
-	33, // 68: hawser.v1.HubService.CloseRecording:output_type -> hawser.v1.CloseRecordingResponse
-	35, // 69: hawser.v1.AdminService.Whoami:output_type -> hawser.v1.WhoamiResponse
-	37, // 70: hawser.v1.AdminService.RenewMyself:output_type -> hawser.v1.UserCredentials
-	39, // 71: hawser.v1.AdminService.CreateToken:output_type -> hawser.v1.CreateTokenResponse
-	41, // 72: hawser.v1.AdminService.ListTokens:output_type -> hawser.v1.ListTokensResponse
-	44, // 73: hawser.v1.AdminService.RemoveToken:output_type -> hawser.v1.RemoveTokenResponse
-	46, // 74: hawser.v1.AdminService.ListDevices:output_type -> hawser.v1.ListDevicesResponse
-	47, // 75: hawser.v1.AdminService.GetDevice:output_type -> hawser.v1.Device
-	50, // 76: hawser.v1.AdminService.RemoveDevice:output_type -> hawser.v1.RemoveDeviceResponse
-	51, // 77: hawser.v1.AdminService.AddUser:output_type -> hawser.v1.User
-	55, // 78: hawser.v1.AdminService.ListUsers:output_type -> hawser.v1.ListUsersResponse
-	57, // 79: hawser.v1.AdminService.RemoveUser:output_type -> hawser.v1.RemoveUserResponse
-	59, // 80: hawser.v1.AdminService.Apply:output_type -> hawser.v1.ApplyResponse
-	62, // 81: hawser.v1.AdminService.Get:output_type -> hawser.v1.GetResponse
-	64, // 82: hawser.v1.AdminService.ListRecordings:output_type -> hawser.v1.ListRecordingsResponse
-	67, // 83: hawser.v1.AdminService.GetRecording:output_type -> hawser.v1.GetRecordingResponse
-	69, // 84: hawser.v1.AdminService.ListSessions:output_type -> hawser.v1.ListSessionsResponse
-	72, // 85: hawser.v1.AdminService.KillSession:output_type -> hawser.v1.KillSessionResponse
-	58, // [58:86] is the sub-list for method output_type
-	30, // [30:58] is the sub-list for method input_type
-	30, // [30:30] is the sub-list for extension type_name
-	30, // [30:30] is the sub-list for extension extendee
-	0,  // [0:30] is the sub-list for field type_name
+	22, // 14: hawser.v1.WhoamiResponse.hubs:type_name -> hawser.v1.Hub
+	22, // 15: hawser.v1.UserCredentials.hubs:type_name -> hawser.v1.Hub
+	3,  // 16: hawser.v1.CreateTokenRequest.labels:type_name -> hawser.v1.Label
+	41, // 17: hawser.v1.ListTokensResponse.tokens:type_name -> hawser.v1.Token
+	3,  // 18: hawser.v1.Token.labels:type_name -> hawser.v1.Label
+	46, // 19: hawser.v1.ListDevicesResponse.devices:type_name -> hawser.v1.Device
+	3,  // 20: hawser.v1.Device.labels:type_name -> hawser.v1.Label
+	3,  // 21: hawser.v1.Device.evidence:type_name -> hawser.v1.Label
+	51, // 22: hawser.v1.User.keys:type_name -> hawser.v1.UserKey
+	50, // 23: hawser.v1.ListUsersResponse.users:type_name -> hawser.v1.User
+	59, // 24: hawser.v1.ApplyResponse.resources:type_name -> hawser.v1.AppliedResource
+	64, // 25: hawser.v1.ListRecordingsResponse.recordings:type_name -> hawser.v1.Recording
+	64, // 26: hawser.v1.GetRecordingResponse.recording:type_name -> hawser.v1.Recording
+	29, // 27: hawser.v1.GetRecordingResponse.chunks:type_name -> hawser.v1.Chunk
+	69, // 28: hawser.v1.ListSessionsResponse.sessions:type_name -> hawser.v1.Session
+	4,  // 29: hawser.v1.JoinService.JoinHub:input_type -> hawser.v1.JoinHubRequest
+	6,  // 30: hawser.v1.JoinService.RenewHub:input_type -> hawser.v1.RenewHubRequest
+	7,  // 31: hawser.v1.HubService.JoinDevice:input_type -> hawser.v1.JoinDeviceRequest
+	8,  // 32: hawser.v1.HubService.RenewDevice:input_type -> hawser.v1.RenewDeviceRequest
+	10, // 33: hawser.v1.HubService.Admit:input_type -> hawser.v1.AdmitRequest
+	14, // 34: hawser.v1.HubService.Release:input_type -> hawser.v1.ReleaseRequest
+	16, // 35: hawser.v1.HubService.Watch:input_type -> hawser.v1.WatchRequest
+	23, // 36: hawser.v1.HubService.ReportDevices:input_type -> hawser.v1.ReportDevicesRequest
+	26, // 37: hawser.v1.HubService.SignTime:input_type -> hawser.v1.SignTimeRequest
+	28, // 38: hawser.v1.HubService.AppendRecording:input_type -> hawser.v1.AppendRecordingRequest
+	31, // 39: hawser.v1.HubService.CloseRecording:input_type -> hawser.v1.CloseRecordingRequest
+	33, // 40: hawser.v1.AdminService.Whoami:input_type -> hawser.v1.WhoamiRequest
+	35, // 41: hawser.v1.AdminService.RenewMyself:input_type -> hawser.v1.RenewMyselfRequest
+	37, // 42: hawser.v1.AdminService.CreateToken:input_type -> hawser.v1.CreateTokenRequest
+	39, // 43: hawser.v1.AdminService.ListTokens:input_type -> hawser.v1.ListTokensRequest
+	42, // 44: hawser.v1.AdminService.RemoveToken:input_type -> hawser.v1.RemoveTokenRequest
+	44, // 45: hawser.v1.AdminService.ListDevices:input_type -> hawser.v1.ListDevicesRequest
+	47, // 46: hawser.v1.AdminService.GetDevice:input_type -> hawser.v1.GetDeviceRequest
+	48, // 47: hawser.v1.AdminService.RemoveDevice:input_type -> hawser.v1.RemoveDeviceRequest
+	52, // 48: hawser.v1.AdminService.AddUser:input_type -> hawser.v1.AddUserRequest
+	53, // 49: hawser.v1.AdminService.ListUsers:input_type -> hawser.v1.ListUsersRequest
+	55, // 50: hawser.v1.AdminService.RemoveUser:input_type -> hawser.v1.RemoveUserRequest
+	57, // 51: hawser.v1.AdminService.Apply:input_type -> hawser.v1.ApplyRequest
+	60, // 52: hawser.v1.AdminService.Get:input_type -> hawser.v1.GetRequest
+	62, // 53: hawser.v1.AdminService.ListRecordings:input_type -> hawser.v1.ListRecordingsRequest
+	65, // 54: hawser.v1.AdminService.GetRecording:input_type -> hawser.v1.GetRecordingRequest
+	67, // 55: hawser.v1.AdminService.ListSessions:input_type -> hawser.v1.ListSessionsRequest
+	70, // 56: hawser.v1.AdminService.KillSession:input_type -> hawser.v1.KillSessionRequest
+	5,  // 57: hawser.v1.JoinService.JoinHub:output_type -> hawser.v1.JoinHubResponse
+	5,  // 58: hawser.v1.JoinService.RenewHub:output_type -> hawser.v1.JoinHubResponse
+	9,  // 59: hawser.v1.HubService.JoinDevice:output_type -> hawser.v1.DeviceCredentials
+	9,  // 60: hawser.v1.HubService.RenewDevice:output_type -> hawser.v1.DeviceCredentials
+	12, // 61: hawser.v1.HubService.Admit:output_type -> hawser.v1.AdmitResponse
+	15, // 62: hawser.v1.HubService.Release:output_type -> hawser.v1.ReleaseResponse
+	17, // 63: hawser.v1.HubService.Watch:output_type -> hawser.v1.WatchResponse
+	24, // 64: hawser.v1.HubService.ReportDevices:output_type -> hawser.v1.ReportDevicesResponse
+	27, // 65: hawser.v1.HubService.SignTime:output_type -> hawser.v1.SignTimeResponse
+	30, // 66: hawser.v1.HubService.AppendRecording:output_type -> hawser.v1.AppendRecordingResponse
+	32, // 67: hawser.v1.HubService.CloseRecording:output_type -> hawser.v1.CloseRecordingResponse
+	34, // 68: hawser.v1.AdminService.Whoami:output_type -> hawser.v1.WhoamiResponse
+	36, // 69: hawser.v1.AdminService.RenewMyself:output_type -> hawser.v1.UserCredentials
+	38, // 70: hawser.v1.AdminService.CreateToken:output_type -> hawser.v1.CreateTokenResponse
+	40, // 71: hawser.v1.AdminService.ListTokens:output_type -> hawser.v1.ListTokensResponse
+	43, // 72: hawser.v1.AdminService.RemoveToken:output_type -> hawser.v1.RemoveTokenResponse
+	45, // 73: hawser.v1.AdminService.ListDevices:output_type -> hawser.v1.ListDevicesResponse
+	46, // 74: hawser.v1.AdminService.GetDevice:output_type -> hawser.v1.Device
+	49, // 75: hawser.v1.AdminService.RemoveDevice:output_type -> hawser.v1.RemoveDeviceResponse
+	50, // 76: hawser.v1.AdminService.AddUser:output_type -> hawser.v1.User
+	54, // 77: hawser.v1.AdminService.ListUsers:output_type -> hawser.v1.ListUsersResponse
+	56, // 78: hawser.v1.AdminService.RemoveUser:output_type -> hawser.v1.RemoveUserResponse
+	58, // 79: hawser.v1.AdminService.Apply:output_type -> hawser.v1.ApplyResponse
+	61, // 80: hawser.v1.AdminService.Get:output_type -> hawser.v1.GetResponse
+	63, // 81: hawser.v1.AdminService.ListRecordings:output_type -> hawser.v1.ListRecordingsResponse
+	66, // 82: hawser.v1.AdminService.GetRecording:output_type -> hawser.v1.GetRecordingResponse
+	68, // 83: hawser.v1.AdminService.ListSessions:output_type -> hawser.v1.ListSessionsResponse
+	71, // 84: hawser.v1.AdminService.KillSession:output_type -> hawser.v1.KillSessionResponse
+	57, // [57:85] is the sub-list for method output_type
+	29, // [29:57] is the sub-list for method input_type
+	29, // [29:29] is the sub-list for extension type_name
+	29, // [29:29] is the sub-list for extension extendee
+	0,  // [0:29] is the sub-list for field type_name
 }
 
 func init() { file_hawser_proto_init() }
@@ -5494,7 +5428,7 @@ func file_hawser_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hawser_proto_rawDesc), len(file_hawser_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   71,
+			NumMessages:   70,
 			NumExtensions: 0,
 			NumServices:   3,
 		},
