@@ -21,7 +21,7 @@
 //	11 incarnation      16 bytes, the edge process it is for
 //	12 login            string ≤ 64
 //	13 channel          string ≤ 32, repeated ≤ 16: the channel kinds it opens
-//	14 force command    string ≤ 8192, absent when none
+//	14 force command    string ≤ 4096, absent when none
 //	15 forward to       string ≤ 300, repeated ≤ 64
 //	16 client address   string ≤ 64, "192.0.2.1:4711" or "[2001:db8::1]:4711"
 //	17 entry hub        16 bytes, its UUID
@@ -95,6 +95,7 @@ type Grant struct {
 // Errors of Sign, Open and Check. Callers may show the text to an operator, not to a stranger.
 var (
 	ErrMalformed        = errors.New("malformed grant")
+	ErrTooLarge         = errors.New("grant is longer than 8 KiB; shorten forward_to of the roles it merges")
 	ErrSignature        = errors.New("grant is not signed by a trusted grant key")
 	ErrLife             = errors.New("grant lives longer than 5 minutes")
 	ErrWrongCluster     = errors.New("grant is for another cluster")
@@ -112,12 +113,16 @@ func Window(now time.Time) (notBefore, notAfter time.Time) {
 	return notBefore, notBefore.Add(MaxLife)
 }
 
-// Sign encodes and signs the grant. It fails when a field passes its limit or the life passes MaxLife.
+// Sign encodes and signs the grant. It fails when a field passes its limit, the whole passes MaxBlob or the life passes MaxLife.
 func (g *Grant) Sign(key ed25519.PrivateKey) ([]byte, error) {
 	if err := g.valid(); err != nil {
 		return nil, err
 	}
-	return signed.Seal(signContext, g.encode(), key), nil
+	b := signed.Seal(signContext, g.encode(), key)
+	if len(b) > MaxBlob {
+		return nil, ErrTooLarge
+	}
+	return b, nil
 }
 
 // Open decodes a grant that one of keys signed. What it says is still to be held against the opener by Check.

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"hawser/tunnel/wire"
 )
 
 var (
@@ -66,6 +68,23 @@ func TestNoChangedGrantOpens(t *testing.T) {
 	}
 	if _, err := Open(make([]byte, MaxBlob+1), pub); !errors.Is(err, ErrMalformed) {
 		t.Errorf("too long: %v", err)
+	}
+}
+
+// A grant that auth signs but no message of the tunnel can carry would be refused at the device, in words nobody understands.
+func TestWhatTheTunnelCannotCarryIsNotSigned(t *testing.T) {
+	g := sample()
+	for range maxForwards {
+		g.ForwardTo = append(g.ForwardTo[:len(g.ForwardTo):len(g.ForwardTo)], strings.Repeat("a", maxForwardTo-3)+":80")
+	}
+	g.ForwardTo = g.ForwardTo[:maxForwards]
+	if _, err := g.Sign(key); !errors.Is(err, ErrTooLarge) {
+		t.Errorf("signed: %v", err)
+	}
+	g.ForwardTo = g.ForwardTo[:20]
+	blob := sign(t, g)
+	if _, err := wire.Encode(wire.PlaceReply{Grant: blob}); err != nil {
+		t.Errorf("%d bytes: %v", len(blob), err)
 	}
 }
 

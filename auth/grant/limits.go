@@ -12,8 +12,9 @@ const (
 
 // What we chose. Lengths are in bytes.
 const (
-	// MaxBlob bounds a signed grant: 64 roles, 64 targets and a force command at their limits fit with room to spare.
-	MaxBlob = 48 << 10
+	// MaxBlob bounds a signed grant: what the tunnel's messages carry (PROTOCOL.md section 3). Sixty targets of a usual length
+	// and a dozen roles fit; not every list at its own limit does, and Sign says so.
+	MaxBlob = 8 << 10
 
 	maxCluster      = 255 // a DNS name
 	maxUser         = 64
@@ -23,7 +24,7 @@ const (
 	maxLogin        = 64 // Linux accounts end at 32
 	maxChannel      = 32
 	maxChannels     = 16
-	maxForceCommand = 8 << 10
+	maxForceCommand = 4 << 10
 	maxForwardTo    = 300 // a DNS name, a port range, brackets
 	maxForwards     = 64
 	maxClientAddr   = 64
