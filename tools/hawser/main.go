@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"syscall"
 
+	"hawser/auth/api"
 	edge "hawser/edge/command"
 	"hawser/edge/session"
 )
@@ -27,7 +28,7 @@ func main() {
 	err := newRoot().ExecuteContext(ctx)
 	stop()
 	if err != nil {
-		if text := err.Error(); text != "" {
+		if text := api.MessageOf(err); text != "" {
 			fmt.Fprintln(os.Stderr, "hawser:", text)
 		}
 		os.Exit(exitCode(err))

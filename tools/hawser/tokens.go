@@ -68,7 +68,7 @@ func newTokenCreate() *cobra.Command {
 func newTokenList() *cobra.Command {
 	return &cobra.Command{
 		Use:   "ls",
-		Short: "Tokens that can still be used",
+		Short: "Join tokens, spent ones until they expire",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			admin, err := dial()
