@@ -42,13 +42,19 @@ func (s hubService) AppendRecording(ctx context.Context, req *connect.Request[ap
 	if err := s.ownRecording(ctx, c, id, r.Grant, first); err != nil {
 		return nil, err
 	}
-	for _, ch := range r.Chunks {
-		if err := s.recordings.Append(ctx, id, ch.Seq, ch.Data); err != nil {
+	for rest := r.Chunks; len(rest) > 0; {
+		n, run := 0, make([][]byte, 0, len(rest)) // those that follow each other are stored in one go
+		for n < len(rest) && rest[n].Seq == rest[0].Seq+uint64(n) {
+			run = append(run, rest[n].Data)
+			n++
+		}
+		if err := s.recordings.Append(ctx, id, rest[0].Seq, run...); err != nil {
 			if errors.Is(err, store.ErrGap) {
-				return nil, api.NewError(connect.CodeFailedPrecondition, api.Code_CODE_RECORDING_GAP, "chunk %d does not follow; ask with no chunks for the next", ch.Seq)
+				return nil, api.NewError(connect.CodeFailedPrecondition, api.Code_CODE_RECORDING_GAP, "chunk %d does not follow; ask with no chunks for the next", rest[0].Seq)
 			}
 			return nil, err
 		}
+		rest = rest[n:]
 	}
 	next, err := s.recordings.Next(ctx, id)
 	if err != nil {

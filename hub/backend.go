@@ -7,7 +7,6 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -17,8 +16,6 @@ import (
 	"hawser/auth/policy"
 	"hawser/hub/authclient"
 	"hawser/hub/front"
-	"hawser/recorder"
-	"hawser/recorder/zstdcodec"
 	"hawser/tunnel"
 	"hawser/tunnel/wire"
 )
@@ -175,45 +172,4 @@ func (b *backend) KillOnDevice(device wire.UUID, session [16]byte, reason string
 	if t := b.h.registry.Lookup(device); t != nil {
 		b.h.tunnels.spawn(func() { _ = tunnel.Send(t.Conn, wire.Kill{SessionID: session, Reason: wire.Quote(reason, 512)}) })
 	}
-}
-
-// recording is a Writer that also tells auth how the session ended.
-type recording struct {
-	*recorder.Writer
-	status atomic.Int32
-}
-
-// Exit implements front.Recording.
-func (r *recording) Exit(status uint32, signal string) {
-	r.status.Store(int32(status))
-	r.Writer.Exit(status, signal)
-}
-
-// Record implements front.Backend.
-func (b *backend) Record(p *front.Place, header recorder.Header) front.Recording {
-	h := b.h
-	creds := h.auth.Credentials()
-	header.Cluster, header.Hub = creds.Cluster, creds.Name
-	r := new(recording)
-	id := header.ID
-	r.Writer = recorder.NewWriter(header, recorder.Options{
-		Codec: zstdcodec.Codec(),
-		Sink: func(ctx context.Context, seq uint64, chunk []byte) error {
-			req := &api.AppendRecordingRequest{RecordingId: id[:], Chunks: []*api.Chunk{{Seq: seq, Data: chunk}}}
-			if seq == 0 {
-				req.Grant = p.Grant
-			}
-			if _, err := h.auth.AppendRecording(ctx, req); err != nil {
-				h.config.Logger.Error("recording not stored", "session", wire.UUID(id).String(), "err", err)
-				return err
-			}
-			if c, _, err := recorder.ParseChunk(chunk); err != nil || c.Flags&recorder.FlagLast == 0 {
-				return err
-			}
-			return h.auth.CloseRecording(ctx, &api.CloseRecordingRequest{
-				RecordingId: id[:], Grant: p.Grant, Chunks: seq + 1, ExitStatus: r.status.Load(),
-			})
-		},
-	})
-	return r
 }

@@ -104,14 +104,18 @@ func (r *Recordings) PutManifest(ctx context.Context, m Manifest) error {
 	return r.do(&write{ctx: ctx, id: m.ID, manifest: &m})
 }
 
-// Append stores a chunk; when it returns nil the chunk is durable. A chunk that is already there with the same
-// bytes is accepted again, with others it is ErrConflict. ErrGap: an earlier one is missing, see Next.
-// ErrNotFound: there is no manifest. ErrClosed: the recording (or the store) is closed.
-func (r *Recordings) Append(ctx context.Context, id [16]byte, seq uint64, chunk []byte) error {
-	if len(chunk) == 0 || len(chunk) > maxChunk {
-		return fmt.Errorf("%w: chunk of %d bytes", ErrTooLarge, len(chunk))
+// Append stores chunks that follow each other, the first as number seq; when it returns nil they are durable. A chunk that is already there
+// with the same bytes is accepted again, with others it is ErrConflict. ErrGap: an earlier one is missing, see Next.
+// ErrNotFound: there is no manifest. ErrClosed: the recording (or the store) is closed. After an error some of the chunks may be stored.
+func (r *Recordings) Append(ctx context.Context, id [16]byte, seq uint64, chunks ...[]byte) error {
+	writes := make([]*write, len(chunks))
+	for i, chunk := range chunks {
+		if len(chunk) == 0 || len(chunk) > maxChunk {
+			return fmt.Errorf("%w: chunk of %d bytes", ErrTooLarge, len(chunk))
+		}
+		writes[i] = &write{ctx: ctx, id: id, seq: seq + uint64(i), chunk: bytes.Clone(chunk)}
 	}
-	return r.do(&write{ctx: ctx, id: id, seq: seq, chunk: bytes.Clone(chunk)})
+	return r.do(writes...)
 }
 
 // Manifest returns a recording's manifest, or ErrNotFound.
@@ -293,19 +297,35 @@ func (r *Recordings) failure() error {
 	return r.failed
 }
 
-func (r *Recordings) do(w *write) error {
-	w.reply = make(chan error, 1)
-	if err := r.enter(w.ctx); err != nil {
+// do hands writes to the commit loop, all before it waits for the first: so they share commits. They have one context.
+func (r *Recordings) do(writes ...*write) error {
+	if len(writes) == 0 {
+		return nil
+	}
+	if err := r.enter(writes[0].ctx); err != nil {
 		return err
 	}
 	defer r.active.Done()
-	select {
-	case r.requests <- w:
-	case <-r.stop:
-		return ErrClosed
-	case <-w.ctx.Done():
-		return context.Cause(w.ctx)
+	for _, w := range writes {
+		w.reply = make(chan error, 1)
+		select {
+		case r.requests <- w:
+		case <-r.stop:
+			return ErrClosed
+		case <-w.ctx.Done():
+			return context.Cause(w.ctx)
+		}
 	}
+	for _, w := range writes {
+		if err := r.wait(w); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// wait returns the answer to a write that was handed over.
+func (r *Recordings) wait(w *write) error {
 	select {
 	case err := <-w.reply:
 		return err

@@ -1,0 +1,133 @@
+package hub
+
+import (
+	"bytes"
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"hawser/auth/api"
+	"hawser/hub/front"
+	"hawser/recorder"
+	"hawser/recorder/zstdcodec"
+	"hawser/tunnel/wire"
+)
+
+// maxUnstored chunks of a recording wait for the call that stores those before them, and go together in the next: a call costs a round
+// trip and a disk sync, whatever it carries. As many more are in the call. 1 MiB before compression.
+const maxUnstored = 16
+
+// recording is a Writer that also tells auth how the session ended.
+type recording struct {
+	*recorder.Writer
+	status atomic.Int32
+}
+
+// Exit implements front.Recording.
+func (r *recording) Exit(status uint32, signal string) {
+	r.status.Store(int32(status))
+	r.Writer.Exit(status, signal)
+}
+
+// Record implements front.Backend.
+func (b *backend) Record(p *front.Place, header recorder.Header) front.Recording {
+	h := b.h
+	creds := h.auth.Credentials()
+	header.Cluster, header.Hub = creds.Cluster, creds.Name
+	r := new(recording)
+	id := header.ID
+	u := newUnstored(func(ctx context.Context, chunks []*api.Chunk) error {
+		req := &api.AppendRecordingRequest{RecordingId: id[:], Chunks: chunks}
+		if chunks[0].Seq == 0 {
+			req.Grant = p.Grant
+		}
+		_, err := h.auth.AppendRecording(ctx, req)
+		if err != nil {
+			h.config.Logger.Error("recording not stored", "session", wire.UUID(id).String(), "err", err)
+		}
+		return err
+	})
+	r.Writer = recorder.NewWriter(header, recorder.Options{
+		Codec: zstdcodec.Codec(),
+		Sink: func(ctx context.Context, seq uint64, chunk []byte) error {
+			c, _, err := recorder.ParseChunk(chunk)
+			if err != nil {
+				return err
+			}
+			if err := u.add(ctx, seq, chunk); err != nil || c.Flags&recorder.FlagLast == 0 {
+				return err
+			}
+			if err := u.wait(ctx); err != nil {
+				return err
+			}
+			return h.auth.CloseRecording(ctx, &api.CloseRecordingRequest{
+				RecordingId: id[:], Grant: p.Grant, Chunks: seq + 1, ExitStatus: r.status.Load(),
+			})
+		},
+	})
+	return r
+}
+
+// unstored holds a recording's chunks on their way to auth, in order. One goroutine stores them; it lives while there are any.
+type unstored struct {
+	store func(ctx context.Context, chunks []*api.Chunk) error
+
+	mu      sync.Mutex
+	changed sync.Cond // chunks, running or err
+	chunks  []*api.Chunk
+	running bool
+	err     error // the first; nothing is stored after it
+}
+
+func newUnstored(store func(context.Context, []*api.Chunk) error) *unstored {
+	u := &unstored{store: store}
+	u.changed.L = &u.mu
+	return u
+}
+
+// add takes a copy of a chunk, waiting for room. It returns the error of an earlier one's storing. ctx ends the storing and the wait.
+func (u *unstored) add(ctx context.Context, seq uint64, chunk []byte) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for u.err == nil && len(u.chunks) >= maxUnstored {
+		u.changed.Wait() // store ends with ctx
+	}
+	if u.err != nil {
+		return u.err
+	}
+	u.chunks = append(u.chunks, &api.Chunk{Seq: seq, Data: bytes.Clone(chunk)})
+	if !u.running {
+		u.running = true
+		go u.run(ctx)
+	}
+	return nil
+}
+
+// wait waits until all is stored.
+func (u *unstored) wait(ctx context.Context) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for u.running {
+		u.changed.Wait()
+	}
+	if u.err == nil {
+		return context.Cause(ctx)
+	}
+	return u.err
+}
+
+func (u *unstored) run(ctx context.Context) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	for len(u.chunks) > 0 && u.err == nil {
+		batch := u.chunks
+		u.chunks = nil
+		u.changed.Broadcast()
+		u.mu.Unlock()
+		err := u.store(ctx, batch)
+		u.mu.Lock()
+		u.err = err
+	}
+	u.running = false
+	u.changed.Broadcast()
+}
