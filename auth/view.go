@@ -234,21 +234,11 @@ func (v *view) applyLocked(e store.Event) error {
 }
 
 func (v *view) rolesLocked() {
-	roles := builtins()
+	roles := policy.Builtins()
 	for _, name := range slices.Sorted(maps.Keys(v.custom)) {
 		roles = append(roles, v.custom[name])
 	}
 	v.roles = roles
-}
-
-func builtins() []policy.Role {
-	var roles []policy.Role
-	for _, name := range []string{"admin", "operator"} {
-		if r, ok := policy.Builtin(name); ok {
-			roles = append(roles, r)
-		}
-	}
-	return roles
 }
 
 // wait returns when the view has reached rev.

@@ -2,6 +2,16 @@ package policy
 
 import "slices"
 
+// Builtins returns the roles that every cluster has, by name.
+func Builtins() []Role {
+	var roles []Role
+	for _, name := range []string{"admin", "auditor", "operator"} {
+		r, _ := Builtin(name)
+		roles = append(roles, r)
+	}
+	return roles
+}
+
 // Builtin returns a role that every cluster has: admin may do everything, operator may open everything and see every
 // recording but administers nothing, auditor sees recordings, sessions and devices and opens nothing.
 func Builtin(name string) (Role, bool) {
