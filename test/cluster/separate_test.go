@@ -1,6 +1,9 @@
 package cluster_test
 
 import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -19,9 +22,12 @@ type separate struct {
 	hub, agent *harness.Process
 }
 
-func startSeparate(t *testing.T) *separate {
+func startSeparate(t *testing.T, prepare ...func(*harness.Net)) *separate {
 	t.Helper()
 	s := &separate{net: harness.NewNet(t), home: filepath.Join(t.TempDir(), "home")}
+	for _, f := range prepare {
+		f(s.net)
+	}
 	dir := t.TempDir()
 	bin := func(name string) string { return harness.Program(t, name) }
 	must := func(r harness.Result, what string) string {
@@ -32,12 +38,11 @@ func startSeparate(t *testing.T) *separate {
 		return strings.TrimSpace(string(r.Stdout))
 	}
 	must(s.net.Run(t, s.net.Cloud, nil, nil, bin("hawser-auth"), "init", "--data", dir+"/auth", "--cluster", "fleet.example"), "hawser-auth init")
-	auth := s.net.Start(t, s.net.Cloud, nil, bin("hawser-auth"), "run", "--data", dir+"/auth", "--listen", harness.CloudAddr+":7443", "--admin-profile", s.home)
+	s.net.Start(t, s.net.Cloud, nil, bin("hawser-auth"), "run", "--data", dir+"/auth", "--listen", harness.CloudAddr+":7443", "--admin-profile", s.home)
 	harness.Eventually(t, 20*time.Second, "auth writes the admin's profile", func() bool {
 		_, err := os.Stat(filepath.Join(s.home, "profile.yaml"))
 		return err == nil
 	})
-	_ = auth
 	token := must(s.hawser(t, "token", "create", "--kind", "hub"), "hub token")
 	s.hub = s.net.Start(t, s.net.Cloud, []string{"HAWSER_TOKEN=" + token}, bin("hawser-hub"), "run", "--data", dir+"/hub",
 		"--ssh", harness.CloudAddr+":2222", "--tunnel", harness.CloudAddr+":8443", "--public", harness.CloudAddr)
@@ -76,6 +81,33 @@ func TestSeparateProgramsBehindNAT(t *testing.T) {
 	show := s.hawser(t, "show", "-o", "json", "gw-17")
 	if !strings.Contains(string(show.Stdout), `"site": "ber"`) || !strings.Contains(string(show.Stdout), harness.RouterAddr) {
 		t.Errorf("show: the token's label and the router's address are missing\n%s", show.Stdout)
+	}
+}
+
+// Where UDP is dropped the device comes over TLS, and everything works the same.
+func TestTLSWhereUDPIsBlocked(t *testing.T) {
+	s := startSeparate(t, func(n *harness.Net) {
+		n.In(t, n.Router, "nft", "add table ip block; add chain ip block udp_drop { type filter hook forward priority 0; }; add rule ip block udp_drop meta l4proto udp drop")
+	})
+	if show := s.hawser(t, "show", "-o", "json", "gw-17"); !strings.Contains(string(show.Stdout), `"carrier": "tls"`) {
+		t.Errorf("want carrier tls\n%s", show.Stdout)
+	}
+	blob := make([]byte, 20<<20)
+	rand.Read(blob)
+	want := sha256.Sum256(blob)
+	config := filepath.Join(s.home, "ssh_config")
+	if r := s.hawser(t, "ssh", "gw-17", "true"); r.Code != 0 { // writes ssh_config
+		t.Fatalf("%d %s", r.Code, r.Stderr)
+	}
+	for _, to := range []string{"gw-17", "root@e2e-gw-17"} {
+		up := s.net.Run(t, s.net.Laptop, nil, blob, "ssh", "-F", config, to, "sha256sum; exit 5")
+		if up.Code != 5 || !strings.HasPrefix(string(up.Stdout), hex.EncodeToString(want[:])) {
+			t.Errorf("%s: up: %d %q %q", to, up.Code, up.Stdout, up.Stderr)
+		}
+		echo := s.net.Run(t, s.net.Laptop, nil, blob, "ssh", "-F", config, to, "cat")
+		if echo.Code != 0 || sha256.Sum256(echo.Stdout) != want {
+			t.Errorf("%s: there and back: %d, %d bytes of %d, %q", to, echo.Code, len(echo.Stdout), len(blob), echo.Stderr)
+		}
 	}
 }
 
