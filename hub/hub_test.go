@@ -31,6 +31,9 @@ type authTwin struct {
 	trust  []byte
 	device *api.WatchDevice
 	states chan *api.DeviceState
+
+	closed   chan uint64 // chunks of recordings closed
+	released chan *api.ReleaseRequest
 }
 
 const testCluster = "test.example"
@@ -43,7 +46,9 @@ func newAuth(t *testing.T, deviceKey ed25519.PublicKey) (*authTwin, string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := &authTwin{set: set, states: make(chan *api.DeviceState, 64)}
+	a := &authTwin{
+		set: set, states: make(chan *api.DeviceState, 64), closed: make(chan uint64, 64), released: make(chan *api.ReleaseRequest, 64),
+	}
 	if a.trust, err = set.SignTrust(set.Trust(1)); err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"sync"
 	"time"
@@ -27,8 +28,6 @@ const (
 	maxGranted = 1 << 16
 	// placeTimeout bounds a call for a place.
 	placeTimeout = 10 * time.Second
-	// maxUploadFrame is the most bytes of a stored chunk in an upload.
-	maxUploadFrame = 128 << 10
 	// uploadIdle ends an upload on which nothing came.
 	uploadIdle = 2 * time.Minute
 )
@@ -44,22 +43,22 @@ type grantedSessions struct {
 	mu    sync.Mutex
 	byID  map[[16]byte]grantedSession
 	order [][16]byte
-	live  map[[16]byte]wire.UUID // not released yet
+	live  map[[16]byte]*registry.Tunnel // not released yet, and what they were asked for over: they end with it
 }
 
-func (g *grantedSessions) add(id [16]byte, s grantedSession) {
+func (g *grantedSessions) add(id [16]byte, t *registry.Tunnel, grant []byte) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.byID == nil {
-		g.byID, g.live = make(map[[16]byte]grantedSession), make(map[[16]byte]wire.UUID)
+		g.byID, g.live = make(map[[16]byte]grantedSession), make(map[[16]byte]*registry.Tunnel)
 	}
 	if len(g.order) >= maxGranted {
 		delete(g.byID, g.order[0])
 		delete(g.live, g.order[0])
 		g.order = g.order[1:]
 	}
-	g.byID[id] = s
-	g.live[id] = s.device
+	g.byID[id] = grantedSession{device: t.UUID, grant: grant}
+	g.live[id] = t
 	g.order = append(g.order, id)
 }
 
@@ -74,11 +73,25 @@ func (g *grantedSessions) get(id [16]byte) (grantedSession, bool) {
 func (g *grantedSessions) released(id [16]byte, device wire.UUID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	ok := g.live[id] == device && !device.IsZero()
-	if ok {
-		delete(g.live, id)
+	t := g.live[id]
+	if t == nil || t.UUID != device {
+		return false
 	}
-	return ok
+	delete(g.live, id)
+	return true
+}
+
+// lost forgets the sessions asked for over a tunnel that ended, and returns those that were alive: nobody is left to release them.
+func (g *grantedSessions) lost(t *registry.Tunnel) (ids [][16]byte) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for id, over := range g.live {
+		if over == t {
+			ids = append(ids, id)
+			delete(g.live, id)
+		}
+	}
+	return ids
 }
 
 // alive returns the ids of sessions not released yet.
@@ -95,8 +108,11 @@ func (g *grantedSessions) alive() [][16]byte {
 func (g *grantedSessions) deviceOf(id [16]byte) (wire.UUID, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	d, ok := g.live[id]
-	return d, ok
+	t := g.live[id]
+	if t == nil {
+		return wire.UUID{}, false
+	}
+	return t.UUID, true
 }
 
 // place asks auth for what a device asks for somebody who came end to end. The certificate is the person's; the hub checks it, as auth and
@@ -122,7 +138,7 @@ func (h *Hub) place(t *registry.Tunnel, m *wire.PlaceRequest) {
 			id, kind = [16]byte{}, "forwards"
 		}
 		if id != [16]byte{} {
-			h.granted.add(id, grantedSession{device: t.UUID, grant: r.Grant})
+			h.granted.add(id, t, r.Grant)
 		}
 		h.config.Logger.Info("place granted", "kind", kind, "user", r.User, "device", t.Name, "way", policy.WayEndToEnd)
 	}
@@ -193,22 +209,26 @@ func (h *Hub) upload(t *registry.Tunnel, id [16]byte) {
 }
 
 func (h *Hub) takeUpload(ctx context.Context, stream *resume.Stream, id [16]byte, grant []byte) error {
-	next, last := uint64(0), false
-	for {
+	// An upload that broke goes on where auth has it: the edge keeps nothing that it was told is on disk.
+	next, err := h.auth.AppendRecording(ctx, &api.AppendRecordingRequest{RecordingId: id[:], Grant: grant})
+	if err != nil {
+		return err
+	}
+	for closed := false; ; {
 		if _, err := stream.Write(binary.BigEndian.AppendUint64(nil, next)); err != nil {
 			return err
 		}
 		_ = stream.SetReadDeadline(time.Now().Add(uploadIdle))
 		var size [4]byte
 		if _, err := io.ReadFull(stream, size[:]); err != nil {
-			if errors.Is(err, io.EOF) && last {
-				return h.auth.CloseRecording(ctx, &api.CloseRecordingRequest{RecordingId: id[:], Grant: grant, Chunks: next})
+			if errors.Is(err, io.EOF) && closed {
+				return nil
 			}
 			return err
 		}
 		n := binary.BigEndian.Uint32(size[:])
-		if n > maxUploadFrame {
-			return errors.New("chunk is too long")
+		if n > recorder.MaxStoredChunk {
+			return fmt.Errorf("chunk of %d bytes", n)
 		}
 		chunk := make([]byte, n)
 		if _, err := io.ReadFull(stream, chunk); err != nil {
@@ -218,12 +238,17 @@ func (h *Hub) takeUpload(ctx context.Context, stream *resume.Stream, id [16]byte
 		if err != nil {
 			return err
 		}
-		last = header.Flags&recorder.FlagLast != 0
 		next, err = h.auth.AppendRecording(ctx, &api.AppendRecordingRequest{
 			RecordingId: id[:], Grant: grant, Chunks: []*api.Chunk{{Seq: header.Seq, Data: chunk}},
 		})
 		if err != nil {
 			return err
+		}
+		// Before the edge is told: once it knows that the last chunk is stored it forgets the recording.
+		if closed = header.Flags&recorder.FlagLast != 0; closed {
+			if err := h.auth.CloseRecording(ctx, &api.CloseRecordingRequest{RecordingId: id[:], Grant: grant, Chunks: next}); err != nil {
+				return err
+			}
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"hawser/auth/api"
 	"hawser/hub/front"
@@ -16,6 +17,9 @@ import (
 // maxUnstored chunks of a recording wait for the call that stores those before them, and go together in the next: a call costs a round
 // trip and a disk sync, whatever it carries. As many more are in the call. 1 MiB before compression.
 const maxUnstored = 16
+
+// gather is how long a call waits for maxUnstored chunks: nothing beside the age that the Writer lets a chunk have.
+const gather = 50 * time.Millisecond
 
 // recording is a Writer that also tells auth how the session ended.
 type recording struct {
@@ -76,11 +80,12 @@ type unstored struct {
 	changed sync.Cond // chunks, running or err
 	chunks  []*api.Chunk
 	running bool
-	err     error // the first; nothing is stored after it
+	err     error         // the first; nothing is stored after it
+	enough  chan struct{} // one token: gathering may end
 }
 
 func newUnstored(store func(context.Context, []*api.Chunk) error) *unstored {
-	u := &unstored{store: store}
+	u := &unstored{store: store, enough: make(chan struct{}, 1)}
 	u.changed.L = &u.mu
 	return u
 }
@@ -96,6 +101,9 @@ func (u *unstored) add(ctx context.Context, seq uint64, chunk []byte) error {
 		return u.err
 	}
 	u.chunks = append(u.chunks, &api.Chunk{Seq: seq, Data: bytes.Clone(chunk)})
+	if len(u.chunks) == maxUnstored {
+		u.hurry()
+	}
 	if !u.running {
 		u.running = true
 		go u.run(ctx)
@@ -107,6 +115,7 @@ func (u *unstored) add(ctx context.Context, seq uint64, chunk []byte) error {
 func (u *unstored) wait(ctx context.Context) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	u.hurry()
 	for u.running {
 		u.changed.Wait()
 	}
@@ -116,10 +125,28 @@ func (u *unstored) wait(ctx context.Context) error {
 	return u.err
 }
 
+// hurry ends gathering, now or the next.
+func (u *unstored) hurry() {
+	select {
+	case u.enough <- struct{}{}:
+	default:
+	}
+}
+
 func (u *unstored) run(ctx context.Context) {
+	timer := time.NewTimer(gather)
+	defer timer.Stop()
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for len(u.chunks) > 0 && u.err == nil {
+		u.mu.Unlock()
+		timer.Reset(gather)
+		select {
+		case <-u.enough:
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		u.mu.Lock()
 		batch := u.chunks
 		u.chunks = nil
 		u.changed.Broadcast()

@@ -32,19 +32,21 @@ func TestChunksAreStoredInOrderAndTogether(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	add(0)
+	for seq := range uint64(maxUnstored) {
+		add(seq)
+	}
 	<-started
-	for seq := range uint64(maxUnstored) { // the first is in a call, and as many fit as may wait
-		add(1 + seq)
+	for seq := range uint64(maxUnstored) { // as many fit as are in the call
+		add(maxUnstored + seq)
 	}
 	close(proceed)
-	for seq := uint64(1 + maxUnstored); seq < total; seq++ {
+	for seq := uint64(2 * maxUnstored); seq < total; seq++ {
 		add(seq)
 	}
 	if err := u.wait(t.Context()); err != nil || next != total {
 		t.Errorf("%d stored: %v", next, err)
 	}
-	if calls > total-maxUnstored+1 {
+	if calls > total-2*maxUnstored+2 {
 		t.Errorf("%d calls", calls)
 	}
 }

@@ -376,6 +376,10 @@ func (h *Hub) unregister(t *registry.Tunnel) {
 	if h.registry.Remove(t) {
 		h.config.Logger.Info("device gone", "device", t.Name)
 	}
+	// Sessions end with their tunnel, and what the device had to say of them with it.
+	for _, id := range h.granted.lost(t) {
+		h.auth.Release(id, -1, "the device's tunnel was lost")
+	}
 	h.report(t.UUID)
 }
 
@@ -402,7 +406,7 @@ func (h *Hub) serveRegistered(t *registry.Tunnel, m *wire.Register) error {
 			_ = tunnel.Send(t.Conn, wire.Time{Blob: signed})
 		}
 	})
-	places := make(chan struct{}, maxPlaces)
+	places := make(chan struct{}, maxPlaces) // requests of this device in hand
 	for {
 		m, err := tunnel.Receive(ctx, t.Conn)
 		if err != nil {
@@ -416,11 +420,17 @@ func (h *Hub) serveRegistered(t *registry.Tunnel, m *wire.Register) error {
 			t.SetHeld(*m)
 			h.report(t.UUID)
 		case *wire.Renew:
-			guard(func() {
-				if p, err := h.judge(t.Conn.ConnectionState()); err == nil {
-					_ = h.renewDevice(t.Conn, p, m)
-				}
-			})
+			select {
+			case places <- struct{}{}:
+				guard(func() {
+					defer func() { <-places }()
+					if p, err := h.judge(t.Conn.ConnectionState()); err == nil {
+						_ = h.renewDevice(t.Conn, p, m)
+					}
+				})
+			default:
+				_ = tunnel.Send(t.Conn, wire.Refused{Code: wire.CloseRate, Message: "too many requests at once", RetryAfter: time.Minute})
+			}
 		case *wire.PlaceRequest:
 			select {
 			case places <- struct{}{}:
