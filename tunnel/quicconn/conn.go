@@ -103,7 +103,7 @@ func (c *conn) SendControl(msg []byte) error {
 	defer c.sendMu.Unlock()
 	c.control.SetWriteDeadline(time.Now().Add(controlWriteTimeout))
 	if _, err := c.control.Write(b); err != nil {
-		if c.ctx.Err() == nil && c.qc.Context().Err() == nil {
+		if c.ctx.Err() == nil && !c.over(err) {
 			// Half a message may be out: nothing after it would make sense.
 			c.CloseWithError(wire.CloseInternal, "control stream stuck")
 		}
@@ -135,9 +135,9 @@ func (c *conn) ReceiveControl(ctx context.Context) ([]byte, error) {
 	switch {
 	case err == nil:
 		return msg, nil
-	case ctx.Err() != nil && c.qc.Context().Err() == nil:
+	case ctx.Err() != nil && !c.over(err):
 		return nil, context.Cause(ctx)
-	case c.qc.Context().Err() == nil:
+	case !c.over(err):
 		// The control stream ended or is malformed while the connection lives.
 		c.CloseWithError(wire.CloseProtocol, "control stream: "+err.Error())
 	}
@@ -222,11 +222,27 @@ func (c *conn) RemoteAddr() netip.AddrPort { return addrPort(c.qc.RemoteAddr()) 
 
 func (c *conn) ConnectionState() tls.ConnectionState { return c.qc.ConnectionState().TLS }
 
+// over tells whether the connection has ended, by its context or by the error a call on it returned: quic-go tells its streams first.
+func (c *conn) over(err error) bool {
+	if c.qc.Context().Err() != nil {
+		return true
+	}
+	for _, end := range []any{new(*quic.ApplicationError), new(*quic.TransportError), new(*quic.IdleTimeoutError), new(*quic.StatelessResetError)} {
+		if errors.As(err, end) {
+			return true
+		}
+	}
+	return false
+}
+
 // cause is the error of a call that failed: why the tunnel ended, if it has, else err.
 func (c *conn) cause(err error) error {
-	if c.qc.Context().Err() != nil {
+	switch {
+	case c.qc.Context().Err() != nil:
 		// Our context follows quic-go's by a moment; ask the source.
 		c.cancel(closeCause(context.Cause(c.qc.Context())))
+	case c.over(err):
+		c.cancel(closeCause(err))
 	}
 	if c.ctx.Err() != nil {
 		return context.Cause(c.ctx)
