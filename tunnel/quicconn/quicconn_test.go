@@ -2,11 +2,13 @@ package quicconn
 
 import (
 	"context"
+	"errors"
 	"net"
 	"testing"
 
 	"hawser/tunnel"
 	"hawser/tunnel/tunneltest"
+	"hawser/tunnel/wire"
 )
 
 func pair(t *testing.T, small bool) (hub, edge tunnel.Conn) {
@@ -47,4 +49,18 @@ func TestConformance(t *testing.T) {
 
 func TestConformanceSmall(t *testing.T) {
 	tunneltest.RunConformance(t, func(t *testing.T) (tunnel.Conn, tunnel.Conn) { return pair(t, true) })
+}
+
+// quic-go ends a connection's streams a moment before its context. A reader that woke in that moment took the end for a broken control
+// stream, and the hub's reason for a protocol error of its own; one try in some fifty.
+func TestTheReasonOfACloseIsNeverTakenForABrokenControlStream(t *testing.T) {
+	for range 100 {
+		hub, edge := pair(t, false)
+		go hub.CloseWithError(wire.CloseBanned, "removed")
+		_, err := edge.ReceiveControl(t.Context())
+		if e, ok := errors.AsType[*wire.CloseError](err); !ok || e.Code != wire.CloseBanned || !e.Remote {
+			t.Fatalf("got %v", err)
+		}
+		edge.CloseWithError(wire.CloseNormal, "")
+	}
 }
