@@ -16,6 +16,7 @@ import (
 // The agent of every architecture that is another family really runs: it joins,
 // serves a shell, a command, a file transfer, and renews its certificate.
 func TestAgentsServeUnderEmulation(t *testing.T) {
+	harness.Root(t)
 	harness.Need(t, "ssh", "sftp")
 	// The certificate lives a minute, so that it must be renewed within the test.
 	c := harness.Up(t, 0, "--device-ttl", "40s")
