@@ -10,10 +10,6 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
-	"syscall"
-	"time"
-
-	"golang.org/x/sys/unix"
 
 	"hawser/auth/ca"
 	"hawser/tunnel"
@@ -98,16 +94,7 @@ func (a *Agent) dial(ctx context.Context, at attempt, tc *tls.Config) (tunnel.Co
 	if at.carrier == tunnel.CarrierQUIC {
 		return quicconn.Dial(ctx, at.addr, tc, quicconn.Options{Small: a.machine.small(), Logger: a.log})
 	}
-	d := net.Dialer{
-		// 270 s is below the 5 min after which the least patient NATs forget a TCP mapping; three probes, 10 s apart, find a dead path.
-		KeepAliveConfig: net.KeepAliveConfig{Enable: true, Idle: keepaliveIdle, Interval: keepaliveInterval, Count: keepaliveCount},
-		ControlContext: func(_ context.Context, _, _ string, c syscall.RawConn) error {
-			return c.Control(func(fd uintptr) {
-				// Best effort: without it the kernel's own retransmission limit holds, some 15 minutes.
-				_ = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(userTimeout/time.Millisecond))
-			})
-		},
-	}
+	var d net.Dialer // yamuxconn sets keepalive and TCP_USER_TIMEOUT
 	nc, err := d.DialContext(ctx, "tcp", at.addr.String())
 	if err != nil {
 		return nil, err

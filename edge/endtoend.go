@@ -11,6 +11,7 @@ import (
 
 	"hawser/auth/ca"
 	"hawser/auth/grant"
+	"hawser/auth/policy"
 	"hawser/edge/e2e"
 	"hawser/edge/forward"
 	"hawser/edge/session"
@@ -46,7 +47,7 @@ func (h *host) VerifyUser(cert *ssh.Certificate, remote net.Addr) (ca.UserIdenti
 
 func (h *host) MayEnter(roles []string, login string) error {
 	p, _, _ := h.l.a.held()
-	if len(p.Access(roles).For(login, wayEndToEnd).Channels) == 0 {
+	if len(p.Access(roles).For(login, policy.WayEndToEnd).Channels) == 0 {
 		return errPolicy
 	}
 	return nil
@@ -93,9 +94,13 @@ func (h *host) Release(id [16]byte, status uint32, reason string) {
 	}
 }
 
-func (h *host) Allow(g *grant.Grant, kind string) error { return h.l.a.allow(g, wayEndToEnd, kind) }
+func (h *host) Allow(g *grant.Grant, kind string) error {
+	return h.l.a.allow(g, policy.WayEndToEnd, kind)
+}
 
-func (h *host) Access(g *grant.Grant) (forward.Access, error) { return h.l.a.access(g, wayEndToEnd) }
+func (h *host) Access(g *grant.Grant) (forward.Access, error) {
+	return h.l.a.access(g, policy.WayEndToEnd)
+}
 
 func (h *host) Enter(ctx context.Context, id [16]byte) (context.Context, func()) {
 	return h.l.a.live.add(ctx, id)
@@ -118,7 +123,7 @@ func (h *host) record(g *grant.Grant) *recorder.Writer {
 	c := a.state.get()
 	up := a.uploads.add(g.SessionID)
 	return recorder.NewWriter(recorder.Header{
-		ID: g.SessionID, Cluster: c.Cluster, User: g.User, Device: c.Name, DeviceUUID: c.UUID, Login: g.Login, Way: wayEndToEnd,
+		ID: g.SessionID, Cluster: c.Cluster, User: g.User, Device: c.Name, DeviceUUID: c.UUID, Login: g.Login, Way: policy.WayEndToEnd,
 		ClientAddr: g.ClientAddr.String(), Hub: h.l.challenge.HubName, Start: a.clock.Now(),
 		SignerKey: c.Key.Public().(ed25519.PublicKey),
 	}, recorder.Options{

@@ -13,12 +13,6 @@ import (
 	"hawser/tunnel/wire"
 )
 
-// Ways in, as policy names them.
-const (
-	wayHub      = "hub"
-	wayEndToEnd = "end-to-end"
-)
-
 // Errors of opening a stream. They go to our log; the hub learns the code.
 var (
 	errNotReady = errors.New("this device has not got its current policy, locks and time yet")

@@ -37,7 +37,7 @@ func (a *Agent) join(ctx context.Context) error {
 		if token, err = ca.ParseToken(a.cfg.Token); err != nil {
 			return fmt.Errorf("token: %w", err)
 		}
-		if token.Kind != tokenKind {
+		if token.Kind != ca.TokenEdge {
 			return ErrTokenKind
 		}
 	}

@@ -4,9 +4,6 @@ import "time"
 
 // Numbers we chose. Those the wire fixes live in tunnel/wire.
 const (
-	// tokenKind is the kind of token an agent joins by.
-	tokenKind = "edge"
-
 	// maxStreams is how many hub-opened streams one agent serves at once; one beyond is refused at once.
 	maxStreams = 128
 	// maxStreamsSmall is the same where RAM is below smallRAM.
@@ -69,10 +66,6 @@ const (
 	maxInfoAddresses = 32
 	// maxEarly is how many messages may come between the challenge and the answer to REGISTER.
 	maxEarly = 16
-	// keepaliveIdle, keepaliveInterval and keepaliveCount are the kernel's keepalive on TCP: it alone watches an idle TLS tunnel.
-	keepaliveIdle, keepaliveInterval, keepaliveCount = 270 * time.Second, 10 * time.Second, 3
-	// userTimeout is TCP_USER_TIMEOUT: how long sent bytes may go unacknowledged.
-	userTimeout = 30 * time.Second
 	// maxWindow bounds W as a hub may say it.
 	maxWindow = 10 * time.Minute
 	// hubListEvery is the least time between two writes of the hub list.
@@ -89,8 +82,6 @@ const (
 	closeRecordingTimeout = 10 * time.Second
 	// uploadRetry is when to ask anew for an upload that the hub did not fetch or let go.
 	uploadRetry = 5 * time.Second
-	// maxChunk bounds one stored chunk on an Upload stream; the recorder's are at most 64 KiB before compression.
-	maxChunk = 128 << 10
 	// maxQuoted is how much of a peer's text goes into an error or a log line.
 	maxQuoted = 300
 	// healthyAfter is how long a tunnel must have lived for its loss to be a loss and not one more failure.
@@ -101,8 +92,6 @@ const (
 	readyTimeout = 5 * time.Second
 	// beaconTrust is how far above a beacon the system clock may be and still be believed: a hub cut off from auth has old beacons.
 	beaconTrust = time.Hour
-	// deviceBackdate is how far back issuers set a device certificate's NotBefore (DESIGN.md section 4).
-	deviceBackdate = 24 * time.Hour
 
 	// shutdownGrace is what sessions and tunnels get to end after SIGTERM; FIELD.md 42 gives the process 2 s.
 	shutdownGrace = 1500 * time.Millisecond

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"hawser/auth/grant"
+	"hawser/auth/policy"
 	"hawser/edge/forward"
 	"hawser/edge/login"
 	"hawser/edge/relay"
@@ -55,7 +56,7 @@ func (l *link) serveListen(ctx context.Context, in *incoming) error {
 		}
 		network, address, p, err := parseListen(r)
 		if err == nil {
-			err = a.allow(g, wayHub, listenKind(network))
+			err = a.allow(g, policy.WayHub, listenKind(network))
 		}
 		if err == nil {
 			ln, err = forward.Listen(ctx, account, network, address)
@@ -144,9 +145,9 @@ func parseListen(r *channel.Request) (network, address string, p payload.Accept,
 
 func listenKind(network string) string {
 	if network == "unix" {
-		return "socket-forward"
+		return policy.SocketForward
 	}
-	return "remote-forward"
+	return policy.RemoteForward
 }
 
 // origin is who connected: an address and port, or nothing for a socket.

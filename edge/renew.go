@@ -13,9 +13,9 @@ import (
 	"hawser/tunnel/wire"
 )
 
-// renewAt is the moment to renew a certificate: at 50 to 70 % of its life, which begins deviceBackdate after NotBefore, for issuers set that back.
+// renewAt is the moment to renew a certificate: at 50 to 70 % of its life, which begins ca.DeviceBackdate after NotBefore, for issuers set that back.
 func renewAt(notBefore, notAfter time.Time, fraction float64) time.Time {
-	issued := notBefore.Add(deviceBackdate)
+	issued := notBefore.Add(ca.DeviceBackdate)
 	if !issued.Before(notAfter) {
 		issued = notBefore
 	}

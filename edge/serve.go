@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"hawser/auth/grant"
+	"hawser/auth/policy"
 	"hawser/edge/forward"
 	"hawser/edge/login"
 	"hawser/edge/relay"
@@ -145,7 +146,7 @@ func (l *link) serveSession(ctx context.Context, in *incoming) error {
 	ch := channel.New(st, channel.Options{PeerWindow: in.req.Window, Tag: tty.Tag})
 	defer ch.Close()
 	a.serveChannel(ctx, ch, g, session.Params{
-		Allow:  func(kind string) error { return a.allow(g, wayHub, kind) },
+		Allow:  func(kind string) error { return a.allow(g, policy.WayHub, kind) },
 		Client: in.req.ClientAddr,
 		Server: in.req.ServerAddr,
 		OpenBack: func(ctx context.Context, kind string) (io.ReadWriteCloser, error) {
@@ -183,14 +184,14 @@ func (l *link) serveForward(ctx context.Context, in *incoming) error {
 	if err != nil {
 		return in.refuse(wire.StreamDenied, err)
 	}
-	if err := a.allow(g, wayHub, forwardKind(in.req.Network)); err != nil {
+	if err := a.allow(g, policy.WayHub, forwardKind(in.req.Network)); err != nil {
 		return in.refuse(wire.StreamDenied, err)
 	}
 	account, err := login.System{}.Lookup(g.Login)
 	if err != nil {
 		return in.refuse(wire.StreamNotFound, err)
 	}
-	access, err := a.access(g, wayHub)
+	access, err := a.access(g, policy.WayHub)
 	if err != nil {
 		return in.refuse(wire.StreamDenied, err)
 	}
@@ -216,9 +217,9 @@ func (l *link) serveForward(ctx context.Context, in *incoming) error {
 // forwardKind is the policy's name of a forward to a target.
 func forwardKind(network string) string {
 	if network == wire.NetworkUnix {
-		return "socket-forward"
+		return policy.SocketForward
 	}
-	return "local-forward"
+	return policy.LocalForward
 }
 
 // serveAccepted hands the stream to whoever waits with its ticket, and stays until that one is done with it.

@@ -9,13 +9,12 @@ import (
 	"sync"
 	"time"
 
+	"hawser/recorder"
 	"hawser/tunnel"
 	"hawser/tunnel/wire"
 )
 
-// An Upload stream carries the chunks of a recording that this edge made. The hub sends u64, big-endian: the sequence of the chunk it wants next, at the
-// start and after each chunk that is durable at auth. The edge sends frames of u32 length and one stored chunk, in order from that sequence, and half-closes
-// after the last. The hub opens the stream when UPLOAD_WANTED asked for it; one that breaks is asked for again.
+// An Upload stream carries the chunks of a recording that this edge made: PROTOCOL.md, section 6.3.
 
 // uploads are the recordings being made here, or made and not yet durable. Safe for concurrent use.
 type uploads struct {
@@ -113,7 +112,7 @@ func (u *upload) changedLocked() {
 
 // sink takes the next chunk, waiting for room. It is the recorder's Sink.
 func (u *upload) sink(ctx context.Context, seq uint64, chunk []byte) error {
-	if len(chunk) > maxChunk {
+	if len(chunk) > recorder.MaxStoredChunk {
 		return fmt.Errorf("chunk of %d bytes", len(chunk))
 	}
 	timer := time.NewTimer(uploadStall)

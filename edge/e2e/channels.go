@@ -12,6 +12,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"hawser/auth/grant"
+	"hawser/auth/policy"
 	"hawser/edge/forward"
 	"hawser/edge/login"
 	"hawser/edge/relay"
@@ -36,14 +37,14 @@ func (s *server) channel(ctx context.Context, nc ssh.NewChannel) {
 			_ = nc.Reject(ssh.ConnectionFailed, err.Error())
 			return
 		}
-		s.forward(ctx, nc, "local-forward", "tcp", net.JoinHostPort(m.Host, strconv.FormatUint(uint64(m.Port), 10)))
+		s.forward(ctx, nc, policy.LocalForward, "tcp", net.JoinHostPort(m.Host, strconv.FormatUint(uint64(m.Port), 10)))
 	case "direct-streamlocal@openssh.com":
 		m, err := payload.ParseDirectStreamlocal(nc.ExtraData())
 		if err != nil {
 			_ = nc.Reject(ssh.ConnectionFailed, err.Error())
 			return
 		}
-		s.forward(ctx, nc, "socket-forward", "unix", m.Path)
+		s.forward(ctx, nc, policy.SocketForward, "unix", m.Path)
 	default:
 		_ = nc.Reject(ssh.UnknownChannelType, "not served here")
 	}

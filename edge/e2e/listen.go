@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"hawser/auth/policy"
 	"hawser/edge/forward"
 	"hawser/edge/login"
 	"hawser/edge/relay"
@@ -58,7 +59,7 @@ func tcpKey(host string, port uint32) string { return "tcp " + host + " " + strc
 func unixKey(path string) string             { return "unix " + path }
 
 func (s *server) listenTCP(ctx context.Context, host string, port uint32) (bool, []byte) {
-	ln, err := s.listen(ctx, "remote-forward", "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
+	ln, err := s.listen(ctx, policy.RemoteForward, "tcp", net.JoinHostPort(host, strconv.Itoa(int(port))))
 	if err != nil {
 		tunnel.Warn(s.log, "no listener", "user", s.user.Name, "address", host, "port", port, "error", err)
 		return false, nil
@@ -82,7 +83,7 @@ func (s *server) listenTCP(ctx context.Context, host string, port uint32) (bool,
 }
 
 func (s *server) listenUnix(ctx context.Context, path string) bool {
-	ln, err := s.listen(ctx, "socket-forward", "unix", path)
+	ln, err := s.listen(ctx, policy.SocketForward, "unix", path)
 	if err != nil {
 		tunnel.Warn(s.log, "no listener", "user", s.user.Name, "path", path, "error", err)
 		return false

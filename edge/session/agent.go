@@ -10,6 +10,7 @@ import (
 	"sync"
 
 	"hawser/edge/login"
+	"hawser/edge/relay"
 )
 
 // agent is the socket through which the session's programs reach the person's SSH agent.
@@ -62,7 +63,9 @@ func (f *agent) accept(ctx context.Context, open func(context.Context, string) (
 			if err != nil {
 				return
 			}
-			splice(ctx, c, back)
+			stop := context.AfterFunc(ctx, func() { c.Close(); back.Close() })
+			defer stop()
+			relay.Both(c, back)
 		})
 	}
 }
@@ -75,26 +78,3 @@ func (f *agent) close() {
 }
 
 func (f *agent) removeDir() { _ = f.account.As(func() error { return os.Remove(f.dir) }) }
-
-// splice copies both ways until both directions ended or ctx did, and closes both.
-func splice(ctx context.Context, a, b io.ReadWriteCloser) {
-	stop := context.AfterFunc(ctx, func() { a.Close(); b.Close() })
-	defer stop()
-	var wg sync.WaitGroup
-	copyHalf := func(dst, src io.ReadWriteCloser) {
-		_, err := io.Copy(dst, src)
-		if cw, ok := dst.(interface{ CloseWrite() error }); ok && err == nil {
-			_ = cw.CloseWrite()
-			return
-		}
-		dst.Close()
-		if err != nil {
-			src.Close()
-		}
-	}
-	wg.Go(func() { copyHalf(a, b) })
-	copyHalf(b, a)
-	wg.Wait()
-	a.Close()
-	b.Close()
-}
