@@ -10,13 +10,10 @@ import (
 	"io"
 	"os"
 	"os/signal"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/spf13/pflag"
 
 	"hawser/edge"
 	"hawser/edge/session"
@@ -106,7 +103,7 @@ func run(args []string, stdout, stderr io.Writer) error {
 		return fmt.Errorf("%w: unknown command \"%s\"", errUsage, wire.Quote(name, 80))
 	}
 	o, err := parse(name, args[1:])
-	if errors.Is(err, pflag.ErrHelp) {
+	if errors.Is(err, errHelp) {
 		fmt.Fprint(stdout, usage)
 		return nil
 	}
@@ -119,34 +116,25 @@ func run(args []string, stdout, stderr io.Writer) error {
 // parse reads flags and environment; each command knows only the flags that mean something to it.
 func parse(command string, args []string) (*options, error) {
 	o := &options{}
-	fs := pflag.NewFlagSet(command, pflag.ContinueOnError)
-	fs.SetOutput(io.Discard)
-	fs.Usage = func() {}
-	fs.StringVar(&o.state, "state", env("STATE", DefaultState), "directory of the identity")
-	isFor := func(commands ...string) bool { return slices.Contains(commands, command) }
-	if isFor("run", "join") {
-		fs.StringVar(&o.token, "token", os.Getenv("HAWSER_TOKEN"), "join token")
+	fs := flagSet{}
+	fs.text(&o.state, "state", env("STATE", DefaultState))
+	switch command {
+	case "run", "join":
+		fs.text(&o.token, "token", os.Getenv("HAWSER_TOKEN"))
+		fs.text(&o.name, "name", os.Getenv("HAWSER_NAME"))
+		fs.list(&o.labels, "label", list("LABEL"))
+		fs.list(&o.hubs, "hub", list("HUB"))
+		fs.text(&o.carrier, "carrier", env("CARRIER", "any"))
+		fs.text(&o.logLevel, "log-level", env("LOG_LEVEL", "info"))
+	case "doctor":
+		fs.list(&o.hubs, "hub", list("HUB"))
 	}
-	if isFor("run", "join") {
-		fs.StringVar(&o.name, "name", os.Getenv("HAWSER_NAME"), "device name")
-	}
-	if isFor("run", "join") {
-		fs.StringArrayVar(&o.labels, "label", list("LABEL"), "key=value")
-	}
-	if isFor("run", "join", "doctor") {
-		fs.StringArrayVar(&o.hubs, "hub", list("HUB"), "host:port")
-	}
-	if isFor("run", "join") {
-		fs.StringVar(&o.carrier, "carrier", env("CARRIER", "any"), "any, quic or tls")
-	}
-	if isFor("run", "join") {
-		fs.StringVar(&o.logLevel, "log-level", env("LOG_LEVEL", "info"), "debug, info, warn or error")
-	}
-	if err := fs.Parse(args); err != nil {
+	rest, err := fs.parse(args)
+	if err != nil {
 		return nil, err
 	}
-	if fs.NArg() > 0 {
-		return nil, fmt.Errorf("unexpected argument \"%s\"", wire.Quote(fs.Arg(0), 80))
+	if len(rest) > 0 {
+		return nil, fmt.Errorf("unexpected argument \"%s\"", wire.Quote(rest[0], 80))
 	}
 	return o, nil
 }
