@@ -80,6 +80,8 @@ type server struct {
 	login string
 	room  chan struct{} // one token per open channel
 
+	placed bool // the connection has a place; written by the handshake, read after it
+
 	mu        sync.Mutex
 	forwards  *grant.Grant // the connection's, until it is over
 	listeners map[string]*listener
@@ -114,11 +116,13 @@ func Serve(ctx context.Context, nc net.Conn, p Params) error {
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	_ = nc.SetDeadline(time.Now().Add(handshakeTimeout))
 	conn, channels, requests, err := ssh.NewServerConn(&addressed{nc, tcpAddr(p.Client), tcpAddr(p.Server)}, s.config(ctx, signer))
+	if s.placed { // a handshake may still fail after it
+		defer func() { p.Host.Release(s.id, 0, "connection ended") }()
+	}
 	if err != nil {
 		stop()
 		return fmt.Errorf("%w: %w", ErrClient, err)
 	}
-	defer func() { p.Host.Release(s.id, 0, "connection ended") }()
 	if !stop() {
 		conn.Close()
 		return context.Cause(ctx)
@@ -171,6 +175,7 @@ func (s *server) config(ctx context.Context, signer ssh.Signer) *ssh.ServerConfi
 				tunnel.Warn(s.log, "connection refused", "user", id.user.Name, "login", meta.User(), "error", err)
 				return nil, &ssh.BannerError{Err: err, Message: words(err) + "\r\n"}
 			}
+			s.placed = true
 			if _, err := (login.System{}).Lookup(meta.User()); err != nil {
 				return nil, &ssh.BannerError{Err: err, Message: "hawser: " + err.Error() + "\r\n"}
 			}
