@@ -36,11 +36,13 @@ func device(t *testing.T, c tunnel.Conn) {
 		for {
 			att, err := c.AcceptStream(ctx)
 			if err != nil {
+				_ = c.CloseWithError(wire.CloseNormal, "") // else the hub waits for answers, as long as it may
 				return
 			}
 			wg.Go(func() {
 				a, err := resume.ReadAttach(ctx, att)
 				if err != nil {
+					att.Reset(wire.StreamCancelled)
 					return
 				}
 				open, _ := wire.DecodeOpenRequest(a.Open)
