@@ -59,8 +59,8 @@ type Conn struct {
 	wmu sync.Mutex // one message at a time; orders messages with the queues below
 
 	mu        sync.Mutex
-	cond      sync.Cond // anything below changed
-	in        [2]inbox  // data, stderr
+	in        [2]inbox  // data, stderr; each wakes its own readers
+	writable  sync.Cond // out, sentEOF, sentClose or err changed
 	out       [2]int64  // the peer's windows
 	sentEOF   bool
 	sentClose bool
@@ -96,8 +96,9 @@ func New(rw io.ReadWriteCloser, o Options) *Conn {
 		closing:  make(chan struct{}),
 		finished: make(chan struct{}),
 	}
-	c.cond.L = &c.mu
+	c.writable.L = &c.mu
 	for i := range c.in {
+		c.in[i].readable.L = &c.mu
 		c.in[i].window, c.in[i].full = int64(o.Window), int64(o.Window)
 		c.out[i] = int64(o.PeerWindow)
 	}
@@ -166,7 +167,7 @@ func (c *Conn) waitLocked(x *inbox) error {
 		if x.err != nil {
 			return x.err
 		}
-		c.cond.Wait()
+		x.readable.Wait()
 	}
 	return nil
 }
@@ -235,7 +236,7 @@ func (c *Conn) reserve(flow, n int) (int, error) {
 			c.out[flow] -= int64(n)
 			return n, nil
 		}
-		c.cond.Wait()
+		c.writable.Wait()
 	}
 }
 
@@ -278,7 +279,7 @@ func (c *Conn) CloseWrite() error {
 	c.mu.Lock()
 	skip := c.sentEOF || c.sentClose
 	c.sentEOF = true
-	c.cond.Broadcast()
+	c.writable.Broadcast()
 	c.mu.Unlock()
 	if skip {
 		return nil
@@ -376,7 +377,6 @@ func (c *Conn) Close() error {
 	c.mu.Lock()
 	c.in[flowData].discard(ErrClosed)
 	c.in[flowStderr].discard(ErrClosed)
-	c.cond.Broadcast()
 	c.mu.Unlock()
 	<-c.done // without a CLOSE from the peer, the timer ends it
 	_ = c.rw.Close()
@@ -389,7 +389,7 @@ func (c *Conn) sendClose() error {
 	skip := c.sentClose
 	c.sentClose = true // at once, so that those who wait for a window leave
 	failed := c.err != nil && c.err != io.EOF
-	c.cond.Broadcast()
+	c.writable.Broadcast()
 	c.mu.Unlock()
 	if skip || failed {
 		return nil

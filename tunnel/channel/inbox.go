@@ -1,6 +1,10 @@
 package channel
 
-import "hawser/tunnel/resume"
+import (
+	"sync"
+
+	"hawser/tunnel/resume"
+)
 
 // inbox is the received, unread bytes of one direction and kind. Guarded by Conn.mu. The window bounds it.
 type inbox struct {
@@ -10,6 +14,8 @@ type inbox struct {
 	taken  int64 // bytes read since the last WINDOW_ADJUST
 	full   int64 // the window when everything is given back
 	err    error // what Read returns once empty; nil while more may come
+
+	readable sync.Cond // parts or err changed
 }
 
 // part is a slice of a shared segment, or bytes of its own when seg is nil.
@@ -28,6 +34,7 @@ func (x *inbox) put(b []byte, seg *resume.Segment) bool {
 		return false
 	}
 	x.window -= int64(len(b))
+	x.readable.Broadcast()
 	if len(b) >= shareFrom {
 		seg.Retain()
 		x.parts = append(x.parts, part{b, seg})
@@ -93,12 +100,14 @@ func (x *inbox) discard(err error) {
 	}
 	x.parts = nil
 	x.err = err
+	x.readable.Broadcast()
 }
 
 // end marks that nothing more will come; the first reason stays.
 func (x *inbox) end(err error) {
 	if x.err == nil {
 		x.err = err
+		x.readable.Broadcast()
 	}
 }
 

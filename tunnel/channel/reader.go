@@ -87,7 +87,7 @@ func (c *Conn) readLoop() {
 	}
 	waiting := c.waiting
 	c.waiting = nil
-	c.cond.Broadcast()
+	c.writable.Broadcast()
 	c.mu.Unlock()
 	for _, w := range waiting {
 		close(w)
@@ -154,7 +154,6 @@ func (c *Conn) message(src *source, typ byte, n uint32) (done bool, err error) {
 		for i := range c.in {
 			c.in[i].end(io.EOF)
 		}
-		c.cond.Broadcast()
 	case msgClose:
 		return true, nil
 	default:
@@ -183,7 +182,6 @@ func (c *Conn) gotData(src *source, flow int, n uint32) error {
 		switch x.err {
 		case nil:
 			ok = x.put(b, src.seg)
-			c.cond.Broadcast()
 		case ErrClosed: // this side has closed and wants no more
 		default:
 			ok = false
@@ -207,7 +205,7 @@ func (c *Conn) gotAdjust(src *source, n uint32) error {
 	data, ext := binary.BigEndian.Uint32(b[:]), binary.BigEndian.Uint32(b[4:])
 	c.mu.Lock()
 	ok := c.creditLocked(flowData, data) && c.creditLocked(flowStderr, ext)
-	c.cond.Broadcast()
+	c.writable.Broadcast()
 	c.mu.Unlock()
 	if !ok {
 		return fmt.Errorf("%w: window above 2^32-1", ErrProtocol)
