@@ -26,6 +26,12 @@ func StartSSHD(t testing.TB) *SSHD {
 	}
 	os.MkdirAll("/run/sshd", 0o755)
 	dir := t.TempDir()
+	// sshd reads authorized_keys as the login, whichever that is.
+	for _, d := range []string{filepath.Dir(dir), dir} {
+		if err := os.Chmod(d, 0o711); err != nil {
+			t.Fatal(err)
+		}
+	}
 	keygen := func(name string) string {
 		path := filepath.Join(dir, name)
 		if out, err := exec.Command("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", path).CombinedOutput(); err != nil {
@@ -46,6 +52,9 @@ func StartSSHD(t testing.TB) *SSHD {
 		return path
 	}
 	keys := write("authorized_keys", string(pub))
+	if err := os.Chmod(keys, 0o644); err != nil {
+		t.Fatal(err)
+	}
 	port := FreePort(t)
 	conf := write("sshd_config", fmt.Sprintf(`Port %d
 ListenAddress 127.0.0.1
