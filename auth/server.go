@@ -200,7 +200,7 @@ func (s *Server) handler() http.Handler {
 	opts := []connect.HandlerOption{
 		connect.WithInterceptors(&gate{s}),
 		connect.WithReadMaxBytes(maxRequest),
-		connect.WithCompressMinBytes(1<<10), // a gzip stream costs more than a short answer's bytes
+		connect.WithCompressMinBytes(1 << 10), // a gzip stream costs more than a short answer's bytes
 		connect.WithRecover(func(_ context.Context, spec connect.Spec, _ http.Header, p any) error {
 			s.log.Error("panic in a call", "procedure", spec.Procedure, "panic", p)
 			return connect.NewError(connect.CodeInternal, errors.New("internal error; see the log of the auth service"))
