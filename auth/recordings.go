@@ -36,7 +36,7 @@ func (s hubService) AppendRecording(ctx context.Context, req *connect.Request[ap
 	}
 	id := [16]byte(r.RecordingId)
 	var first []byte
-	if len(r.Chunks) > 0 {
+	if len(r.Chunks) > 0 && r.Chunks[0].Seq == 0 {
 		first = r.Chunks[0].Data
 	}
 	if err := s.ownRecording(ctx, c, id, r.Grant, first); err != nil {
@@ -72,7 +72,12 @@ func (s *Server) ownRecording(ctx context.Context, c caller, id [16]byte, blob, 
 		if m.Hub != c.id.UUID {
 			return denied
 		}
-		return nil
+		if len(first) == 0 || m.Kind != "" {
+			return nil
+		}
+		// An upload asks where to begin before it brings the first chunk.
+		describe(&m, first)
+		return s.recordings.PutManifest(ctx, m)
 	}
 	if !errors.Is(err, store.ErrNotFound) {
 		return err

@@ -267,6 +267,12 @@ func TestRecordingsReplayTheExactBytes(t *testing.T) {
 		if r := c.Hawser(t, nil, "recordings", "export", id); !bytes.Equal(r.Stdout, blob) {
 			t.Errorf("%s: export gives %d bytes, want %d the same; %s", host, len(r.Stdout), len(blob), r.Stderr)
 		}
+		list := c.Must(t, "recordings", "ls", "-o", "json", "--limit", "1")
+		for _, want := range []string{`"kind": "exec"`, `"command": "cat ` + file + `"`, `"user": "admin"`, `"login": "root"`} {
+			if !strings.Contains(list, want) {
+				t.Errorf("%s: the list does not say %s\n%s", host, want, list)
+			}
+		}
 		if r := c.Hawser(t, nil, "play", "--instant", id[:12]); r.Code != 0 {
 			t.Errorf("play: %d %s", r.Code, r.Stderr)
 		}
