@@ -45,7 +45,7 @@ func (h *Hub) tlsConfig() *tls.Config {
 		VerifyConnection: func(cs tls.ConnectionState) error {
 			p, err := h.judge(cs)
 			if err != nil {
-				h.config.Logger.Info("tunnel refused", "err", err)
+				h.config.Logger.Info("tunnel refused", "error", err)
 				return err
 			}
 			if p.class == mayRegister && h.auth.Cache.Synced() && h.removed(p) {
@@ -88,10 +88,8 @@ func (h *Hub) judge(cs tls.ConnectionState) (peer, error) {
 		}
 		return p, nil
 	}
-	for _, d := range h.auth.Cache.Devices() {
-		if d.Key.Equal(key) {
-			return peer{class: mayRenew, key: key, uuid: d.UUID, name: d.Name}, nil
-		}
+	if d := h.auth.Cache.ByDeviceKey(key); d != nil {
+		return peer{class: mayRenew, key: key, uuid: d.UUID, name: d.Name}, nil
 	}
 	if selfSigned(leaf) {
 		return peer{class: mayJoin, key: key}, nil

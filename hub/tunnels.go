@@ -117,7 +117,7 @@ func (h *Hub) acceptTLS(ctx context.Context) error {
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
 				return nil
 			}
-			h.config.Logger.Warn("accept failed", "err", err)
+			h.config.Logger.Warn("accept failed", "error", err)
 			select {
 			case <-time.After(50 * time.Millisecond):
 			case <-ctx.Done():
@@ -132,6 +132,12 @@ func (h *Hub) acceptTLS(ctx context.Context) error {
 		}
 		wg.Go(func() {
 			defer func() { <-slots }()
+			defer func() {
+				if p := recover(); p != nil {
+					h.config.Logger.Error("panic in a handshake", "panic", p, "stack", string(debug.Stack()))
+					_ = nc.Close()
+				}
+			}()
 			h.handshakeTLS(ctx, nc, config)
 		})
 	}
@@ -180,7 +186,7 @@ func (h *Hub) serveTunnel(c tunnel.Conn) {
 		if e, ok := errors.AsType[*wire.CloseError](err); ok {
 			end = &wire.CloseError{Code: e.Code, Reason: e.Reason, RetryAfter: e.RetryAfter}
 		}
-		h.config.Logger.Debug("tunnel ended", "device", p.name, "client", c.RemoteAddr().String(), "err", err)
+		h.config.Logger.Debug("tunnel ended", "device", p.name, "client", c.RemoteAddr().String(), "error", err)
 	}
 }
 
@@ -265,7 +271,7 @@ func (h *Hub) join(c tunnel.Conn, p peer, m *wire.Join) error {
 		Arch: m.Arch, Os: m.OS, AgentVersion: m.AgentVersion, Source: c.RemoteAddr().String(),
 	})
 	if err != nil {
-		h.config.Logger.Warn("join refused", "hostname", wire.Quote(m.Hostname, 64), "client", c.RemoteAddr().String(), "err", err)
+		h.config.Logger.Warn("join refused", "hostname", wire.Quote(m.Hostname, 64), "client", c.RemoteAddr().String(), "error", err)
 		code, message, retry := authclient.CloseCode(err)
 		return refuse(c, code, message, retry)
 	}
@@ -289,7 +295,7 @@ func (h *Hub) renewDevice(c tunnel.Conn, p peer, m *wire.Renew) error {
 		Uuid: p.uuid.String(), PublicKey: p.key, Counter: m.Counter, Source: c.RemoteAddr().String(),
 	})
 	if err != nil {
-		h.config.Logger.Warn("renewal refused", "device", p.name, "err", err)
+		h.config.Logger.Warn("renewal refused", "device", p.name, "error", err)
 		code, message, retry := authclient.CloseCode(err)
 		return refuse(c, code, message, retry)
 	}

@@ -35,6 +35,7 @@ type Cache struct {
 	users         map[string]User
 	keys          map[string]string // SSH wire form to user
 	devices       map[wire.UUID]*Device
+	deviceKeys    map[string]wire.UUID // Ed25519 public key to device
 	names         map[string]wire.UUID
 	hubs          []*api.Hub
 	time          []byte
@@ -50,7 +51,7 @@ func (c *Cache) init() {
 
 func (c *Cache) clear() {
 	c.users, c.keys = make(map[string]User), make(map[string]string)
-	c.devices, c.names = make(map[wire.UUID]*Device), make(map[string]wire.UUID)
+	c.devices, c.names, c.deviceKeys = make(map[wire.UUID]*Device), make(map[string]wire.UUID), make(map[string]wire.UUID)
 }
 
 // Synced tells whether a whole state was ever received.
@@ -95,6 +96,16 @@ func (c *Cache) ByName(name string) *Device {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	if id, ok := c.names[name]; ok {
+		return c.devices[id]
+	}
+	return nil
+}
+
+// ByDeviceKey returns the device with this key, nil if there is none.
+func (c *Cache) ByDeviceKey(key ed25519.PublicKey) *Device {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	if id, ok := c.deviceKeys[string(key)]; ok {
 		return c.devices[id]
 	}
 	return nil
@@ -153,12 +164,16 @@ func (c *Cache) putDeviceLocked(d *Device) {
 	c.dropDeviceLocked(d.UUID)
 	c.devices[d.UUID] = d
 	c.names[d.Name] = d.UUID
+	c.deviceKeys[string(d.Key)] = d.UUID
 }
 
 func (c *Cache) dropDeviceLocked(id wire.UUID) {
 	if old := c.devices[id]; old != nil {
 		if c.names[old.Name] == id {
 			delete(c.names, old.Name)
+		}
+		if c.deviceKeys[string(old.Key)] == id {
+			delete(c.deviceKeys, string(old.Key))
 		}
 		delete(c.devices, id)
 	}
