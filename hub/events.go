@@ -1,6 +1,7 @@
 package hub
 
 import (
+	"encoding/hex"
 	"sync"
 
 	"hawser/auth/api"
@@ -114,7 +115,7 @@ func (h *Hub) removeDevice(id wire.UUID) {
 
 // kill ends a session wherever it is served.
 func (h *Hub) kill(id [16]byte, reason string) {
-	h.config.Logger.Info("session killed", "session", wire.UUID(id).String(), "reason", wire.Quote(reason, 256))
+	h.config.Logger.Info("session killed", "session", hex.EncodeToString(id[:]), "reason", wire.Quote(reason, 256))
 	if device, ok := h.granted.deviceOf(id); ok {
 		if t := h.registry.Lookup(device); t != nil {
 			h.send(t, wire.Kill{SessionID: id, Reason: wire.Quote(reason, 512)})

@@ -3,6 +3,7 @@ package hub
 import (
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -124,7 +125,7 @@ func (h *Hub) place(t *registry.Tunnel, m *wire.PlaceRequest) {
 	r, err := h.askPlace(ctx, t, m)
 	switch {
 	case err != nil:
-		h.config.Logger.Warn("place not granted", "device", t.Name, "err", err)
+		h.config.Logger.Warn("place not granted", "device", t.Name, "error", err)
 		reply.Refusal = "the hub cannot grant this now; try again in a minute"
 	case r.Refusal != nil:
 		reply.Refusal = wire.Quote(r.Refusal.Message, 1000)
@@ -189,7 +190,7 @@ func (h *Hub) releaseFrom(t *registry.Tunnel, m *wire.Release) {
 func (h *Hub) upload(t *registry.Tunnel, id [16]byte) {
 	s, ok := h.granted.get(id)
 	if !ok || s.device != t.UUID {
-		h.config.Logger.Warn("upload refused", "device", t.Name, "recording", wire.UUID(id).String(), "reason", "not granted to this device")
+		h.config.Logger.Warn("upload refused", "device", t.Name, "recording", hex.EncodeToString(id[:]), "reason", "not granted to this device")
 		return
 	}
 	a := wire.Attach{
@@ -203,7 +204,7 @@ func (h *Hub) upload(t *registry.Tunnel, id [16]byte) {
 	stream := resume.Open(att, a, resume.Options{})
 	defer func() { _ = stream.Close() }()
 	if err := h.takeUpload(t.Conn.Context(), stream, id, s.grant); err != nil {
-		h.config.Logger.Warn("upload ended early", "device", t.Name, "recording", wire.UUID(id).String(), "err", err)
+		h.config.Logger.Warn("upload ended early", "device", t.Name, "recording", hex.EncodeToString(id[:]), "error", err)
 		stream.Reset(wire.StreamCancelled)
 	}
 }

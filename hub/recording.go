@@ -3,6 +3,7 @@ package hub
 import (
 	"bytes"
 	"context"
+	"encoding/hex"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -11,7 +12,6 @@ import (
 	"hawser/hub/front"
 	"hawser/recorder"
 	"hawser/recorder/zstdcodec"
-	"hawser/tunnel/wire"
 )
 
 // maxUnstored chunks of a recording wait for the call that stores those before them, and go together in the next: a call costs a round
@@ -47,7 +47,7 @@ func (b *backend) Record(p *front.Place, header recorder.Header) front.Recording
 		}
 		_, err := h.auth.AppendRecording(ctx, req)
 		if err != nil {
-			h.config.Logger.Error("recording not stored", "session", wire.UUID(id).String(), "err", err)
+			h.config.Logger.Error("recording not stored", "session", hex.EncodeToString(id[:]), "error", err)
 		}
 		return err
 	})

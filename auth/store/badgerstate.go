@@ -276,7 +276,7 @@ func (s *BadgerState) Watch(ctx context.Context, prefix string, from uint64) (<-
 			}
 			events, to, err := s.events(prefix, from, min(head, from+watchBatch))
 			if err != nil {
-				s.o.Logger.Error("watch ended", "err", err)
+				s.o.Logger.Error("watch ended", "error", err)
 				return
 			}
 			from = to

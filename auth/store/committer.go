@@ -59,7 +59,7 @@ func (s *BadgerState) commitLoop() {
 			s.commit([]*request{r})
 			if res := <-r.reply; res.err != nil {
 				// The disk is full or worse: the lease stays, its end is tried again.
-				s.o.Logger.Error("end lease", "lease", uint64(ended[0]), "err", res.err)
+				s.o.Logger.Error("end lease", "lease", uint64(ended[0]), "error", res.err)
 				retry = time.Second
 			}
 			continue

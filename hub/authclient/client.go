@@ -265,7 +265,7 @@ func (x *Client) renewals(ctx context.Context) {
 			if err == nil {
 				break
 			}
-			x.c.Logger.Warn("renewal failed", "err", err)
+			x.c.Logger.Warn("renewal failed", "error", err)
 			wait = backoff(wait)
 			if !sleep(ctx, wait) {
 				return

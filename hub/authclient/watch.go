@@ -44,7 +44,7 @@ func (x *Client) Run(ctx context.Context, e Events) {
 			wait = retryMin
 		}
 		wait = backoff(wait)
-		x.c.Logger.Warn("auth connection lost", "err", err, "retry", wait)
+		x.c.Logger.Warn("auth connection lost", "error", err, "retry", wait)
 		if !sleep(ctx, wait) {
 			break
 		}
@@ -166,7 +166,7 @@ func (x *Client) apply(m *api.WatchResponse, e Events) {
 func (x *Client) applyTrust(blob []byte) bool {
 	t, err := ca.OpenTrust(blob, x.Trust().Pins()...)
 	if err != nil || t.Cluster != x.Trust().Cluster {
-		x.c.Logger.Error("trust bundle refused", "err", err)
+		x.c.Logger.Error("trust bundle refused", "error", err)
 		return false
 	}
 	old := x.Trust()
@@ -176,7 +176,7 @@ func (x *Client) applyTrust(blob []byte) bool {
 	creds := *x.Credentials()
 	creds.Trust = blob
 	if err := creds.Save(x.c.Dir); err != nil {
-		x.c.Logger.Error("trust bundle not stored", "err", err)
+		x.c.Logger.Error("trust bundle not stored", "error", err)
 	}
 	x.trust.Store(t)
 	x.creds.Store(&creds)
@@ -194,7 +194,7 @@ func (x *Client) device(d *api.WatchDevice, keys []ed25519.PublicKey, cluster st
 		dev.Labels = append(dev.Labels, wire.Label{Key: l.Key, Value: l.Value})
 	}
 	if dev.Compiled, err = policy.OpenCompiled(d.Policy, keys, cluster, d.Uuid); err != nil {
-		x.c.Logger.Error("policy from auth refused", "device", d.Name, "err", err) // the zero Compiled allows nothing
+		x.c.Logger.Error("policy from auth refused", "device", d.Name, "error", err) // the zero Compiled allows nothing
 	}
 	return dev
 }
@@ -220,7 +220,7 @@ func (x *Client) report(ctx context.Context, e Events) {
 				if ctx.Err() != nil {
 					return
 				}
-				x.c.Logger.Warn("report failed", "err", fail(err))
+				x.c.Logger.Warn("report failed", "error", fail(err))
 				full, wait = true, backoff(wait)
 				if !sleep(ctx, wait) {
 					return

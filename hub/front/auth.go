@@ -31,7 +31,7 @@ func (c *conn) serverConfig() *ssh.ServerConfig {
 			if signer, err := ssh.NewCertSigner(cert, c.s.c.HostKey); err == nil {
 				config.AddHostKey(signer)
 			} else {
-				c.s.c.Logger.Error("host certificate not usable", "err", err)
+				c.s.c.Logger.Error("host certificate not usable", "error", err)
 			}
 		}
 	}
@@ -66,7 +66,7 @@ func (c *conn) verified(meta ssh.ConnMetadata, key ssh.PublicKey, p *ssh.Permiss
 		UserAgent: wire.Quote(string(meta.ClientVersion()), 128),
 	})
 	if err != nil {
-		c.s.c.Logger.Warn("connection refused", "user", id.User, "client", meta.RemoteAddr().String(), "err", err)
+		c.s.c.Logger.Warn("connection refused", "user", id.User, "client", meta.RemoteAddr().String(), "error", err)
 		return nil, &ssh.BannerError{Err: err, Message: "hawser: " + explain(err) + "\r\n"}
 	}
 	c.placed = true

@@ -120,11 +120,11 @@ func (c *conn) listen(kind, request string, body []byte, set func(*listener)) *l
 	log := c.s.c.Logger.With("user", c.identity.User, "device", c.name.Device, "channel", kind)
 	place, err := c.forwardsPlace(c.ctx)
 	if err != nil {
-		log.Warn("forward refused", "err", err)
+		log.Warn("forward refused", "error", err)
 		return nil
 	}
 	if !place.Permits(kind) {
-		log.Warn("forward refused", "err", "not allowed by the roles")
+		log.Warn("forward refused", "error", "not allowed by the roles")
 		return nil
 	}
 	a := wire.Attach{Kind: wire.KindListen, ID: wire.NewStreamID()}
@@ -138,7 +138,7 @@ func (c *conn) listen(kind, request string, body []byte, set func(*listener)) *l
 	stream, err := c.attach(place.Device, &a)
 	if err != nil {
 		c.forgetForwards(place)
-		log.Warn("forward refused", "err", err)
+		log.Warn("forward refused", "error", err)
 		return nil
 	}
 	l := &listener{c: c, stream: stream, dev: channel.New(stream, channel.Options{}), device: place.Device, id: a.ID, bound: make(chan uint32, 1)}
@@ -158,7 +158,7 @@ func (c *conn) listen(kind, request string, body []byte, set func(*listener)) *l
 			if ok {
 				return l
 			}
-			log.Warn("forward refused", "err", "the device cannot listen there")
+			log.Warn("forward refused", "error", "the device cannot listen there")
 			l.close()
 			return nil
 		case q, open := <-l.dev.Requests():

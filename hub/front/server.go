@@ -63,7 +63,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		if nc, err = l.Accept(); err != nil {
 			if ctx.Err() == nil && !errors.Is(err, net.ErrClosed) {
 				// Out of descriptors or aborted in the queue: accepting goes on.
-				s.c.Logger.Warn("accept failed", "err", err)
+				s.c.Logger.Warn("accept failed", "error", err)
 				select {
 				case <-time.After(50 * time.Millisecond):
 				case <-ctx.Done():

@@ -223,7 +223,7 @@ func (c *cluster) ports() ports {
 	if b, err := c.root.ReadFile(portsFile); err == nil {
 		// A file that cannot be read costs the ports of the last run, no more.
 		if err := json.Unmarshal(b, &p); err != nil {
-			c.cfg.Log.Warn("ports of the last run cannot be read; choosing free ones", "err", err)
+			c.cfg.Log.Warn("ports of the last run cannot be read; choosing free ones", "error", err)
 			p = ports{}
 		}
 	}
@@ -330,7 +330,7 @@ func (c *cluster) startProfile(ctx context.Context) error {
 			}
 			next, err := c.renewProfile(ctx)
 			if err != nil {
-				c.cfg.Log.Warn("the admin's certificate was not renewed; trying again", "err", err)
+				c.cfg.Log.Warn("the admin's certificate was not renewed; trying again", "error", err)
 				continue
 			}
 			notAfter = next
@@ -389,7 +389,7 @@ func (c *cluster) followDevices(ctx context.Context) error {
 		case <-tick.C:
 		}
 		if _, err := c.writeConfig(ctx); err != nil && ctx.Err() == nil {
-			c.cfg.Log.Warn("ssh_config was not written", "err", err)
+			c.cfg.Log.Warn("ssh_config was not written", "error", err)
 		}
 	}
 }

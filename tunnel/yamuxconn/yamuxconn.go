@@ -76,7 +76,7 @@ func start(ctx context.Context, tc *tls.Conn, hub bool, o Options) (tunnel.Conn,
 	if t, ok := tc.NetConn().(*net.TCPConn); ok {
 		if err := tune(t, o.KeepAlive); err != nil {
 			// A tunnel without kernel keepalive works; its heartbeats just have more to do.
-			tunnel.Debug(o.Logger, "TCP options not set", "err", err)
+			tunnel.Debug(o.Logger, "TCP options not set", "error", err)
 		}
 	}
 	return newConn(tc, hub, o), nil
