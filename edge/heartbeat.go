@@ -72,15 +72,13 @@ func (l *link) heartbeat(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
-			m, err := wire.Decode(raw)
+			m, err := wire.DecodeHeartbeatAnswer(raw)
 			if err != nil {
 				continue // a datagram is not worth a tunnel
 			}
-			if a, ok := m.(*wire.HeartbeatAnswer); ok {
-				select {
-				case answers <- a:
-				default:
-				}
+			select {
+			case answers <- &m:
+			default:
 			}
 		}
 	})

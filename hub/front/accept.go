@@ -8,10 +8,8 @@ import (
 	"hawser/tunnel/wire"
 )
 
-// What the edge asks on a Session or Listen stream when somebody connected on the device, and the channel types it may ask for.
+// The channel types an edge may ask for when somebody connected on the device.
 const (
-	acceptRequest            = "hawser-accept@hawser"
-	boundRequest             = "hawser-bound@hawser"
 	agentChannel             = "auth-agent@openssh.com"
 	forwardedTCPIP           = "forwarded-tcpip"
 	forwardedStreamlocalType = "forwarded-streamlocal@openssh.com"

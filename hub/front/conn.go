@@ -101,7 +101,7 @@ func (c *conn) handshakeFailed(err error) {
 	if c.placed {
 		c.s.c.Backend.Release(c.id, 0, "handshake failed")
 	}
-	attrs := []any{"client", c.client.String(), "err", wire.Quote(err.Error(), 300)}
+	attrs := []any{"client", c.client.String(), "error", wire.Quote(err.Error(), 300)}
 	if auth, ok := errors.AsType[*ssh.ServerAuthError](err); ok && len(auth.Errors) > 0 {
 		c.s.c.Logger.Info("authentication failed", attrs...)
 		return

@@ -39,7 +39,7 @@ func unixKey(path string) string { return "unix " + path }
 
 func (c *conn) tcpipForward(r *ssh.Request) {
 	p, err := payload.ParseTCPIPForward(r.Payload)
-	if err != nil || p.Port > 65535 {
+	if err != nil {
 		reply(r, false)
 		return
 	}
@@ -67,7 +67,7 @@ func (c *conn) tcpipForward(r *ssh.Request) {
 		case <-expired:
 		case <-c.ctx.Done():
 		}
-		if port == 0 || port > 65535 {
+		if port == 0 {
 			l.close()
 			reply(r, false)
 			return
@@ -231,15 +231,15 @@ func (l *listener) serve() {
 func (l *listener) request(r *channel.Request) {
 	ok := false
 	switch r.Type {
-	case boundRequest:
-		if len(r.Payload) == 4 {
+	case payload.BoundRequest:
+		if p, err := payload.ParseBound(r.Payload); err == nil {
 			select {
-			case l.bound <- binary.BigEndian.Uint32(r.Payload):
+			case l.bound <- p.Port:
 				ok = true
 			default:
 			}
 		}
-	case acceptRequest:
+	case payload.AcceptRequest:
 		if p, err := payload.ParseAccept(r.Payload); err == nil && p.Kind == l.kind && len(p.OriginHost) <= 255 {
 			// Connections already accepted outlive the listener, as under sshd.
 			l.c.goRun(func() { l.c.acceptBack(l.c.ctx, l.device, l.id, p.Ticket, l.kind, l.extra(p)) })

@@ -2,6 +2,7 @@ package front
 
 import (
 	"context"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -122,7 +123,7 @@ func (x *session) serveDevice() {
 	c, b := x.c, x.c.s.c.Backend
 	place, err := x.admit()
 	if err != nil {
-		c.s.c.Logger.Warn("session refused", "user", c.identity.User, "device", c.name.Device, "login", c.name.Login, "err", err)
+		c.s.c.Logger.Warn("session refused", "user", c.identity.User, "device", c.name.Device, "login", c.name.Login, "error", err)
 		x.refuse(explain(err))
 		return
 	}
@@ -148,7 +149,7 @@ func (x *session) serveDevice() {
 	}
 	x.stream, x.dev = stream, channel.New(stream, channel.Options{})
 	c.s.c.Logger.Info("session opened", "user", c.identity.User, "device", place.DeviceName, "login", place.Login,
-		"session", wire.UUID(x.id).String(), "client", c.client.String())
+		"session", hex.EncodeToString(x.id[:]), "client", c.client.String())
 
 	exit, err := x.relay()
 	if exit != nil {
@@ -161,7 +162,7 @@ func (x *session) serveDevice() {
 	}
 	x.closeRecording(exit)
 	c.s.c.Logger.Info("session closed", "user", c.identity.User, "device", place.DeviceName, "login", place.Login,
-		"session", wire.UUID(x.id).String(), "status", status, "reason", reason)
+		"session", hex.EncodeToString(x.id[:]), "status", status, "reason", reason)
 }
 
 func (x *session) admit() (*Place, error) {
@@ -462,7 +463,7 @@ func (x *session) deviceRequests() {
 			}
 		case "eow@openssh.com":
 			_, _ = x.ch.SendRequest(r.Type, false, nil)
-		case acceptRequest:
+		case payload.AcceptRequest:
 			if p, err := payload.ParseAccept(r.Payload); err == nil && p.Kind == agentChannel && x.agent.Load() {
 				x.c.goRun(func() { x.c.acceptBack(x.ctx, x.place.Device, x.streamID, p.Ticket, agentChannel, nil) })
 				ok = true
@@ -508,7 +509,7 @@ func (x *session) closeRecording(exit *exitInfo) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(x.ctx), recordingWait)
 	defer cancel()
 	if err := w.Close(ctx); err != nil {
-		x.c.s.c.Logger.Error("recording incomplete", "session", wire.UUID(x.id).String(), "err", err)
+		x.c.s.c.Logger.Error("recording incomplete", "session", hex.EncodeToString(x.id[:]), "error", err)
 	}
 }
 
