@@ -48,7 +48,10 @@ func (b *backend) Identify(key ssh.PublicKey, remote net.Addr) (front.Identity, 
 }
 
 // IsDevice implements front.Backend.
-func (b *backend) IsDevice(name string) bool { return b.h.auth.Cache.ByName(name) != nil }
+func (b *backend) IsDevice(id front.Identity, name string) bool {
+	d := b.h.auth.Cache.ByName(name)
+	return d != nil && b.reach(id, d, "")
+}
 
 // reach is whether somebody may use a device at all in a way; an empty way is any.
 func (b *backend) reach(id front.Identity, d *authclient.Device, way string) bool {

@@ -100,9 +100,9 @@ type Recording interface {
 type Backend interface {
 	// Identify tells whose key it is; a certificate is checked in full, the source address included. The error is for the log.
 	Identify(key ssh.PublicKey, remote net.Addr) (Identity, error)
-	// IsDevice tells whether a device of this name exists, to tell a forward's target from a host in a device's network and a person's
-	// own name from a device.
-	IsDevice(name string) bool
+	// IsDevice tells whether a device of this name exists that the person may reach in some way, to tell a forward's target from a host
+	// in a device's network and a person's own name from a device.
+	IsDevice(id Identity, name string) bool
 	// List is what the person may reach, sorted.
 	List(id Identity) []Listed
 	// Admit asks for a place. The error is a *Refusal (shown as it is), ErrOffline, ErrUnavailable or another failure.

@@ -74,7 +74,9 @@ func (c *conn) serve(authenticated func()) {
 	c.ssh = sc
 	c.identity, _ = sc.Permissions.ExtraData[identityKey{}].(Identity)
 	c.user.Store(c.identity.User)
-	c.name = names.Resolve(sc.User(), c.identity.User, c.s.c.Backend.IsDevice)
+	c.name = names.Resolve(sc.User(), c.identity.User, func(device string) bool {
+		return c.s.c.Backend.IsDevice(c.identity, device)
+	})
 	alg := "?"
 	if m, ok := sc.Conn.(ssh.AlgorithmsConnMetadata); ok {
 		a := m.Algorithms()

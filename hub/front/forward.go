@@ -51,7 +51,7 @@ func (c *conn) directTCPIP(nch ssh.NewChannel) {
 		return
 	}
 	device, explicit, ok := names.EndToEnd(p.Host, p.Port)
-	if ok && (explicit || c.name.Kind != names.OfDevice || c.s.c.Backend.IsDevice(device)) {
+	if ok && (explicit || c.name.Kind != names.OfDevice || c.s.c.Backend.IsDevice(c.identity, device)) {
 		c.endToEnd(nch, device)
 		return
 	}
@@ -163,7 +163,7 @@ func rejectStream(nch ssh.NewChannel, err error) {
 	case wire.StreamResourceShortage:
 		reason = ssh.ResourceShortage
 	}
-	_ = nch.Reject(reason, wire.Quote(r.Message, 256))
+	_ = nch.Reject(reason, printable(r.Message))
 }
 
 // afterTimeout is a context's end as a time, for waits that have no context of their own.

@@ -27,6 +27,9 @@ import (
 	"hawser/tunnel/wire"
 )
 
+// refusedGrant is what the device refuses, and the login whose grant it is.
+const refusedGrant = "toor"
+
 // device is an edge in a few lines: it runs no processes, but speaks like one that does.
 func device(t *testing.T, c tunnel.Conn) {
 	ctx := t.Context()
@@ -48,6 +51,11 @@ func device(t *testing.T, c tunnel.Conn) {
 				open, _ := wire.DecodeOpenRequest(a.Open)
 				if open.Target == "127.0.0.1:1" {
 					resume.Refuse(att, wire.StreamConnectFailed, "connection refused")
+					return
+				}
+				if string(open.Grant) == refusedGrant {
+					time.Sleep(20 * time.Millisecond) // so that requests are on their way
+					resume.Refuse(att, wire.StreamNotFound, `login "toor": no such login`)
 					return
 				}
 				s, err := resume.Accept(att, a, resume.Options{})
@@ -122,7 +130,7 @@ func (b *twin) Identify(key ssh.PublicKey, _ net.Addr) (Identity, error) {
 	}
 	return Identity{}, errors.New("unknown key")
 }
-func (b *twin) IsDevice(name string) bool { return name == "gw-1" }
+func (b *twin) IsDevice(_ Identity, name string) bool { return name == "gw-1" }
 func (b *twin) List(Identity) []Listed {
 	return []Listed{{Name: "gw-1", Online: true, Labels: []string{"site=ber"}}}
 }
@@ -144,8 +152,12 @@ func (b *twin) Admit(_ context.Context, c Claim) (*Place, error) {
 	case c.Device != "gw-1":
 		return nil, &Refusal{UnknownDevice(c.Device)}
 	}
+	g := "grant"
+	if c.Login == refusedGrant {
+		g = refusedGrant
+	}
 	return &Place{
-		Grant: []byte("grant"), SessionID: c.SessionID, Device: gwUUID, DeviceName: "gw-1", Login: "root",
+		Grant: []byte(g), SessionID: c.SessionID, Device: gwUUID, DeviceName: "gw-1", Login: "root",
 		Channels: []string{"exec", "local-forward"}, Recorded: true, NotAfter: time.Now().Add(time.Minute),
 	}, nil
 }
@@ -628,3 +640,14 @@ type fakeConn struct {
 
 func (f *fakeConn) RemoteAddr() net.Addr { return f.addr }
 func (f *fakeConn) Close() error         { f.closed = true; return nil }
+
+// A client that is told that its request failed shows that and leaves, before it has read why.
+func TestWhatTheDeviceRefusesIsShown(t *testing.T) {
+	f := start(t)
+	for range 20 {
+		out, stderr, status := f.run(t, refusedGrant+"=gw-1", "ls")
+		if want := "hawser: the device refused: login \"toor\": no such login\n"; out != "" || status != 255 || stderr != want {
+			t.Fatalf("%q, %q, %d; want %q and 255", out, stderr, status, want)
+		}
+	}
+}

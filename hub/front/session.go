@@ -275,7 +275,7 @@ func (x *session) result(outErr error) (*exitInfo, error) {
 
 func sayBroken(err error) string {
 	if r, ok := errors.AsType[*resume.RefusedError](err); ok {
-		return "the device refused: " + wire.Quote(r.Message, 512)
+		return "the device refused: " + printable(r.Message)
 	}
 	if k, ok := errors.AsType[*killedError](err); ok {
 		return k.Error()
@@ -310,7 +310,11 @@ func (x *session) relayRequests() {
 	wg.Go(func() {
 		defer x.c.s.recovered(x.c)
 		for p := range answers {
-			reply(p.request, <-p.answer) // false when closed: the channel ended
+			ok, told := <-p.answer
+			if !told { // the channel ended first: as in refuse, the client is not to give up before it has read why
+				ok = p.request.Type == "pty-req" || startsSomething(p.request.Type)
+			}
+			reply(p.request, ok)
 			x.due(-1)
 		}
 	})
@@ -333,7 +337,7 @@ func (x *session) relayRequests() {
 		if forward {
 			var err error
 			if answer, err = x.dev.StartRequest(r.Type, r.Payload); err != nil {
-				answer = answered(false)
+				answer = unanswered
 			}
 		}
 		answers <- pendingAnswer{r, answer}
@@ -343,6 +347,13 @@ func (x *session) relayRequests() {
 type pendingAnswer struct {
 	request *ssh.Request
 	answer  <-chan bool
+}
+
+// unanswered is the answer of a channel that has ended.
+var unanswered = func() chan bool { c := make(chan bool); close(c); return c }()
+
+func startsSomething(request string) bool {
+	return request == "shell" || request == "exec" || request == "subsystem"
 }
 
 func answered(ok bool) <-chan bool {
