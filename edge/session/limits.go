@@ -14,6 +14,8 @@ const (
 	ttyWait = time.Second
 	// goneWait is how long a process has to follow the HUP of a person who went away before the session ends without it.
 	goneWait = time.Second
+	// nohupWait is how long what the last command left in the background has to leave the process group or to ignore HUP.
+	nohupWait = 500 * time.Millisecond
 	// Between the signals of a kill, and how long after KILL we look for what forked away meanwhile.
 	hupWait  = 200 * time.Millisecond
 	termWait = 300 * time.Millisecond

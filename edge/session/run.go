@@ -245,9 +245,20 @@ func (r *running) wait(ctx context.Context) {
 			return
 		}
 	}
-	_ = unix.Kill(-r.child.pid, unix.SIGHUP) // what the process left behind in its group; nohup and setsid are out of reach
 	r.reap()
+	s.wg.Go(func() { hangUpLater(r.child.pid) })
 	s.report()
+}
+
+// hangUpLater sends HUP to what the process left behind in its group. First it lets nohup and setsid get out of reach: `nohup prog &` as the last
+// command ends the shell before nohup has begun. The group keeps its id while anybody is in it.
+func hangUpLater(group int) {
+	for end := time.Now().Add(nohupWait); unix.Kill(-group, 0) == nil; time.Sleep(pollKill) {
+		if time.Now().After(end) {
+			_ = unix.Kill(-group, unix.SIGHUP)
+			return
+		}
+	}
 }
 
 // reap takes the ended child's status.

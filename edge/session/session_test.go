@@ -290,6 +290,27 @@ func TestKillEndsEveryProcessAndSaysWhy(t *testing.T) {
 	}
 }
 
+// The shell of `nohup prog &` ends before nohup has begun; a HUP at once killed it.
+func TestWhatGoesToTheBackgroundLastLivesOnWithNohup(t *testing.T) {
+	e := engine(t)
+	for i := range 10 {
+		id := fmt.Sprintf("nohup-%d-%d", os.Getpid(), i)
+		c := open(t, e, Params{SessionID: id})
+		c.exec("exec >/dev/null 2>&1 </dev/null; nohup sleep 1234 & setsid sleep 1234 & sleep 1234 &")
+		if exit, _ := c.finish(); exit != "0" {
+			t.Errorf("exit %q", exit)
+		}
+		left := members(id, map[int]bool{})
+		for end := time.Now().Add(2 * time.Second); len(left) > 2 && time.Now().Before(end); time.Sleep(pollKill) {
+			left = members(id, map[int]bool{}) // a HUP takes its time
+		}
+		killAll(id, -1)
+		if len(left) != 2 {
+			t.Fatalf("run %d: %d processes live on, want the two of nohup and setsid", i, len(left))
+		}
+	}
+}
+
 func TestWhoGoesAwayHangsUp(t *testing.T) {
 	id := fmt.Sprintf("gone-%d", os.Getpid())
 	c := open(t, engine(t), Params{SessionID: id})
