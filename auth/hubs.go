@@ -18,7 +18,8 @@ type hubTable struct {
 	devices  map[string]deviceState // by UUID; the newest report
 	lastSeen map[string]time.Time   // by UUID, of devices seen in this run of the service
 	sessions map[[16]byte]*session
-	perHub   map[string]int // sessions
+	perHub   map[string]int      // sessions
+	claimed  map[[16]byte]string // sessions, perhaps of an earlier run of the service, that a hub said it has; its UUID
 }
 
 type watch struct {
@@ -51,7 +52,7 @@ type session struct {
 func newHubTable() *hubTable {
 	return &hubTable{
 		watches: make(map[string]*watch), devices: make(map[string]deviceState), lastSeen: make(map[string]time.Time),
-		sessions: make(map[[16]byte]*session), perHub: make(map[string]int),
+		sessions: make(map[[16]byte]*session), perHub: make(map[string]int), claimed: make(map[[16]byte]string),
 	}
 }
 
@@ -64,10 +65,12 @@ func (t *hubTable) begin(hub string, alive [][]byte, now time.Time) (*watch, []*
 	}
 	w := &watch{hub: hub, wake: make(chan struct{}, 1), gone: make(chan struct{})}
 	t.watches[hub] = w
+	maps.DeleteFunc(t.claimed, func(_ [16]byte, of string) bool { return of == hub })
 	keep := make(map[[16]byte]bool, len(alive))
 	for _, id := range alive {
 		if len(id) == 16 {
 			keep[[16]byte(id)] = true
+			t.claimed[[16]byte(id)] = hub
 		}
 	}
 	var ended []*session
@@ -169,12 +172,22 @@ func (t *hubTable) dropLocked(s *session) {
 func (t *hubTable) release(hub string, id [16]byte) *session {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if t.claimed[id] == hub {
+		delete(t.claimed, id)
+	}
 	s := t.sessions[id]
 	if s == nil || s.hub != hub {
 		return nil
 	}
 	t.dropLocked(s)
 	return s
+}
+
+// live reports whether a hub has the session, as far as is known.
+func (t *hubTable) live(id [16]byte) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sessions[id] != nil || t.claimed[id] != ""
 }
 
 func (t *hubTable) list() []*session {

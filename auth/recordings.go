@@ -224,7 +224,7 @@ func (s adminService) ListRecordings(ctx context.Context, req *connect.Request[a
 func (s *Server) recordingOf(m store.Manifest) *api.Recording {
 	r := &api.Recording{
 		Id: m.ID[:], User: m.User, Device: m.Device, DeviceUuid: m.DeviceUUID, Login: m.Login, Way: m.Way, Kind: m.Kind, Command: m.Command,
-		ClientAddress: m.ClientAddr, StartUnixNano: m.Start.UnixNano(), Complete: m.Complete, Chunks: m.Chunks, ExitStatus: m.ExitStatus, Live: !m.Closed,
+		ClientAddress: m.ClientAddr, StartUnixNano: m.Start.UnixNano(), Complete: m.Complete, Chunks: m.Chunks, ExitStatus: m.ExitStatus, Live: !m.Closed && s.hubs.live(m.ID),
 	}
 	if !m.End.IsZero() {
 		r.EndUnixNano = m.End.UnixNano()

@@ -576,6 +576,49 @@ func TestKillReachesTheHub(t *testing.T) {
 	}
 }
 
+// A recording whose session died with its hub or device was called live for ever.
+func TestARecordingIsLiveAsLongAsItsSession(t *testing.T) {
+	b := start(t)
+	h := b.hub(t)
+	b.device(t, h, "gw")
+	res := h.admit(t, request(b.user(t, "ann", "operator"), "gw", "root"))
+	live := func() bool {
+		t.Helper()
+		all, err := b.admin.Admin.ListRecordings(t.Context(), connect.NewRequest(&api.ListRecordingsRequest{}))
+		if err != nil || len(all.Msg.Recordings) != 1 || all.Msg.Recordings[0].Complete {
+			t.Fatalf("list: %v %v", all, err)
+		}
+		return all.Msg.Recordings[0].Live
+	}
+	if _, err := h.Hub.AppendRecording(t.Context(), connect.NewRequest(&api.AppendRecordingRequest{
+		RecordingId: res.RecordingId, Grant: res.Grant, Chunks: []*api.Chunk{{Data: []byte("chunk")}},
+	})); err != nil {
+		t.Fatal(err)
+	}
+	if !live() {
+		t.Error("not live while its session is")
+	}
+	hub := ""
+	for _, s := range b.Server.hubs.list() {
+		hub = s.hub
+	}
+	if _, err := h.Hub.Release(t.Context(), connect.NewRequest(&api.ReleaseRequest{SessionId: res.SessionId})); err != nil {
+		t.Fatal(err)
+	}
+	if live() {
+		t.Error("live without a session")
+	}
+	// After a restart of the service only the hub knows of the session.
+	b.Server.hubs.begin(hub, [][]byte{res.SessionId}, time.Now())
+	if !live() {
+		t.Error("not live although its hub says that it has the session")
+	}
+	b.Server.hubs.begin(hub, nil, time.Now())
+	if live() {
+		t.Error("live although its hub came back without the session")
+	}
+}
+
 func TestOnlyTheGrantedHubAppends(t *testing.T) {
 	b := start(t)
 	h, evil := b.hub(t), b.hub(t)
