@@ -45,7 +45,7 @@ func (c *cluster) startDevice(ctx context.Context, name string) error {
 			if errors.Is(err, errNotStarted) {
 				return err
 			}
-			c.cfg.Log.Warn("a local agent ended; starting it again", "device", name, "error", err)
+			c.cfg.Log.Warn("a local agent ended; starting it again", "device", name, "log", filepath.Join(dir, "log"), "error", err)
 			select {
 			case <-ctx.Done():
 			case <-time.After(restartDelay):
