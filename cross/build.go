@@ -22,6 +22,18 @@ const (
 	scratchSmall = "type ScratchBuffer [1 << 10]byte"
 )
 
+// cold are packages that do no work per byte of a session: names, certificates,
+// requests, messages, errors, the SSH server's packets of up to 32 KiB, and
+// wrappers around system calls. They are compiled without inlining, which makes
+// the agent some 5 % smaller; what ciphers, frames and copies stays as fast as
+// it was.
+var cold = []string{
+	"context", "crypto/x509/...", "encoding/asn1", "errors", "fmt", "log", "math/big", "net", "net/netip", "net/url", "os/...", "path/...", "reflect",
+	"strconv", "strings", "time", "vendor/golang.org/x/crypto/cryptobyte/...", "vendor/golang.org/x/net/...",
+	"golang.org/x/crypto/cryptobyte/...", "golang.org/x/crypto/ssh", "github.com/creack/pty", "github.com/kr/fs", "github.com/pkg/sftp/...",
+	"hawser/auth/...", "hawser/edge", "hawser/edge/command", "hawser/edge/e2e", "hawser/edge/forward", "hawser/edge/login", "hawser/tunnel/identity", "hawser/tunnel/wire",
+}
+
 // overlay writes, below dir, the file list that `go build -overlay` reads: one
 // replacement, [scratchFile] with a small buffer. Not for FIPS builds.
 func overlay(ctx context.Context, dir string) (string, error) {
@@ -50,27 +62,58 @@ func overlay(ctx context.Context, dir string) (string, error) {
 	return path, os.WriteFile(path, list, 0o644)
 }
 
+// stamp is the linker's options that tell the agent its release, and the
+// earliest time it can be run at: those of the commit, so that they do not
+// differ from build to build. A tree without git's history has none.
+func stamp(ctx context.Context, module string) string {
+	git := func(args ...string) string {
+		cmd := exec.CommandContext(ctx, "git", args...)
+		cmd.Dir = module
+		out, err := cmd.Output()
+		if err != nil {
+			return ""
+		}
+		return strings.TrimSpace(string(out))
+	}
+	var x string
+	if v := git("describe", "--tags", "--always", "--dirty"); v != "" {
+		x += " -X hawser/tunnel.version=" + v
+	}
+	if t := git("log", "-1", "--format=%ct"); t != "" {
+		x += " -X hawser/edge/command.buildTime=" + t
+	}
+	return x
+}
+
 // Build compiles the agent for the target into out, a file path, from the
-// module that contains the current directory. The same tree gives the same
-// bytes on every machine with the same Go release.
-func (t Target) Build(ctx context.Context, out string) error {
+// module that holds the directory module. The same commit gives the same bytes
+// on every machine with the same Go release, wherever the tree lies.
+func (t Target) Build(ctx context.Context, module, out string) error {
+	out, err := filepath.Abs(out)
+	if err != nil {
+		return err
+	}
 	// The replaced file is compiled under its original name, so the temporary
 	// directory's own name never reaches the binary.
 	dir, err := os.MkdirTemp("", "hawser-cross-")
 	if err != nil {
 		return err
 	}
-	err = t.build(ctx, dir, out)
+	err = t.build(ctx, dir, module, out)
 	return errors.Join(err, os.RemoveAll(dir))
 }
 
-func (t Target) build(ctx context.Context, dir, out string) error {
+func (t Target) build(ctx context.Context, dir, module, out string) error {
 	list, err := overlay(ctx, dir)
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-overlay", list,
-		"-ldflags", "-s -w -buildid=", "-o", out, "hawser/edge/cmd/hawser-edge")
+	args := []string{"build", "-trimpath", "-buildvcs=false", "-overlay", list, "-ldflags", "-s -w -buildid= " + stamp(ctx, module), "-o", out}
+	for _, p := range cold {
+		args = append(args, "-gcflags="+p+"=-l")
+	}
+	cmd := exec.CommandContext(ctx, "go", append(args, "hawser/edge/cmd/hawser-edge")...)
+	cmd.Dir = module
 	cmd.Env = append(os.Environ(), append([]string{"CGO_ENABLED=0", "GOOS=linux", "GOARCH=" + t.GOARCH, "GOFLAGS="}, t.Env...)...)
 	if msg, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("build the agent for %s: %w\n%s", t.Name, err, msg)

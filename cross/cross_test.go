@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"debug/elf"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -35,7 +36,7 @@ func agent(t *testing.T, target Target) string {
 		return p
 	}
 	p := filepath.Join(built.dir, "hawser-edge-"+target.Name)
-	if err := target.Build(t.Context(), p); err != nil {
+	if err := target.Build(t.Context(), "..", p); err != nil {
 		t.Fatal(err)
 	}
 	built.path[target.Name] = p
@@ -98,18 +99,33 @@ func TestAgentsReserveNoFIPSScratchMemory(t *testing.T) {
 	}
 }
 
+// The second build starts from nothing: another directory, an empty build cache.
 func TestBuildsAreReproducible(t *testing.T) {
+	elsewhere := filepath.Join(t.TempDir(), "elsewhere")
+	if out, err := exec.Command("git", "clone", "-q", "--no-hardlinks", "..", elsewhere).CombinedOutput(); err != nil {
+		t.Fatalf("clone the tree: %v\n%s", err, out)
+	}
+	t.Setenv("GOCACHE", t.TempDir())
 	for _, name := range []string{"mipsle", "arm64"} {
 		target, ok := Find(name)
 		if !ok {
 			t.Fatalf("no target %s", name)
 		}
-		again := filepath.Join(t.TempDir(), "again")
-		if err := target.Build(t.Context(), again); err != nil {
+		one := filepath.Join(t.TempDir(), "one")
+		if err := target.Build(t.Context(), elsewhere, one); err != nil {
 			t.Fatal(err)
 		}
-		a, errA := os.ReadFile(agent(t, target))
-		b, errB := os.ReadFile(again)
+		other := agent(t, target)
+		if dirty(t) {
+			// The clone has no uncommitted changes: compare two builds of it.
+			other = filepath.Join(t.TempDir(), "other")
+			t.Setenv("GOCACHE", t.TempDir())
+			if err := target.Build(t.Context(), elsewhere, other); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a, errA := os.ReadFile(one)
+		b, errB := os.ReadFile(other)
 		if errA != nil || errB != nil {
 			t.Fatal(errA, errB)
 		}
@@ -117,4 +133,14 @@ func TestBuildsAreReproducible(t *testing.T) {
 			t.Errorf("%s: two builds of one tree differ", name)
 		}
 	}
+}
+
+// dirty reports whether the tree has changes that are not committed.
+func dirty(t *testing.T) bool {
+	t.Helper()
+	out, err := exec.Command("git", "status", "--porcelain").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(out) > 0
 }

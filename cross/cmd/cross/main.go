@@ -48,7 +48,7 @@ func run(ctx context.Context, dir string, names []string) error {
 	}
 	for _, t := range targets {
 		file := filepath.Join(dir, "hawser-edge-"+t.Name)
-		if err := t.Build(ctx, file); err != nil {
+		if err := t.Build(ctx, ".", file); err != nil {
 			return err
 		}
 		fi, err := os.Stat(file)
