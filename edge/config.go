@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"time"
+	"unicode/utf8"
 
 	"hawser/tunnel"
 	"hawser/tunnel/wire"
@@ -69,6 +70,11 @@ func (c *Config) Validate() error {
 	}
 	if len(c.Labels) > maxLabels {
 		bad("%d labels; at most %d", len(c.Labels), maxLabels)
+	}
+	for _, l := range c.Labels {
+		if len(l.Key) < 1 || len(l.Key) > maxLabelKey || len(l.Value) > maxLabelValue || !utf8.ValidString(l.Key+l.Value) {
+			bad("label %s: its key has 1 to %d bytes and its value at most %d, in UTF-8", wire.Quote(l.Key, 80), maxLabelKey, maxLabelValue)
+		}
 	}
 	if c.Carriers > OnlyTLS {
 		bad("carrier %d does not exist", c.Carriers)

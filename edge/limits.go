@@ -62,6 +62,9 @@ const (
 	maxEvidence = 16
 	// maxLabels is how many labels a device may tell; the wire's own limit.
 	maxLabels = 64
+	// maxLabelKey and maxLabelValue are the bytes of one, the wire's own limits too.
+	maxLabelKey   = 63
+	maxLabelValue = 255
 	// maxInfoAddresses is how many addresses a registration tells; the wire's own limit.
 	maxInfoAddresses = 32
 	// maxEarly is how many messages may come between the challenge and the answer to REGISTER.
