@@ -56,6 +56,7 @@ func (c *cluster) startDevice(ctx context.Context, name string) error {
 	select {
 	case pid := <-started:
 		c.ready.Devices = append(c.ready.Devices, readyDevice{Name: name, PID: pid})
+		c.states = append(c.states, filepath.Join(dir, "state"))
 		return nil
 	case <-ctx.Done():
 		return context.Cause(ctx)

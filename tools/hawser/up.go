@@ -170,6 +170,7 @@ type cluster struct {
 	hub     *hub.Hub
 	profile *profile.Profile
 	ready   ready
+	states  []string // of ready.Devices, their state directories
 }
 
 // start brings the parts up in the order in which they need each other, and
@@ -364,6 +365,7 @@ func (c *cluster) waitForDevices(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
+		c.nameDevices()
 		if !slices.ContainsFunc(c.ready.Devices, func(d readyDevice) bool { return !online[d.Name] }) {
 			return nil
 		}
@@ -372,6 +374,21 @@ func (c *cluster) waitForDevices(ctx context.Context) error {
 			return context.Cause(ctx)
 		case <-tick.C:
 		}
+	}
+}
+
+// nameDevices puts into ready the names that local agents have joined by: one
+// whose name was taken, by a device of an earlier run, has got another.
+func (c *cluster) nameDevices() {
+	for i, path := range c.states {
+		dir, err := identity.Open(path)
+		if err != nil {
+			continue // not there yet, or its agent says what is wrong
+		}
+		if cred, err := identity.Load(dir); err == nil {
+			c.ready.Devices[i].Name = cred.Name
+		}
+		dir.Close()
 	}
 }
 
