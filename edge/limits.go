@@ -77,6 +77,8 @@ const (
 	streamBuffer = 256 << 10
 	// uploadBuffer is how many bytes of chunks one recording keeps until they are durable at auth; its session waits for room after that.
 	uploadBuffer = 512 << 10
+	// uploadsBuffer is the same for all recordings together, beyond one chunk of each: what a 64 MB machine can spare.
+	uploadsBuffer = 2 << 20
 	// uploadStall is how long it waits before the recording is given up: sessions outlive their recordings where policy says best-effort.
 	uploadStall = time.Minute
 	// uploadLinger is how long a finished recording waits to be fetched.

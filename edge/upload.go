@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"hawser/recorder"
@@ -19,6 +20,7 @@ import (
 // uploads are the recordings being made here, or made and not yet durable. Safe for concurrent use.
 type uploads struct {
 	added chan struct{} // nudges uploadLoop; room for one
+	bytes atomic.Int64  // of all chunks kept
 
 	mu   sync.Mutex
 	byID map[[16]byte]*upload // bounded by the sessions, and by uploadLinger after them
@@ -26,7 +28,8 @@ type uploads struct {
 
 // upload is one recording on its way: a bounded queue of chunks.
 type upload struct {
-	id [16]byte
+	id  [16]byte
+	all *uploads
 
 	mu     sync.Mutex
 	first  uint64 // the sequence of chunks[0]
@@ -45,7 +48,7 @@ var (
 )
 
 func (u *uploads) add(id [16]byte) *upload {
-	up := &upload{id: id, wake: make(chan struct{})}
+	up := &upload{id: id, all: u, wake: make(chan struct{})}
 	u.mu.Lock()
 	if u.byID == nil {
 		u.byID = map[[16]byte]*upload{}
@@ -70,6 +73,7 @@ func (u *uploads) pending(now time.Time) (idle []*upload, left int) {
 		up.mu.Lock()
 		switch {
 		case up.last && len(up.chunks) == 0, up.last && now.Sub(up.ended) > uploadLinger, up.gone:
+			u.bytes.Add(-int64(up.bytes))
 			up.gone, up.chunks, up.bytes = true, nil, 0
 			delete(u.byID, id)
 		case !up.active:
@@ -123,13 +127,15 @@ func (u *upload) sink(ctx context.Context, seq uint64, chunk []byte) error {
 			u.mu.Unlock()
 			return errUploadGone
 		}
-		if u.bytes == 0 || u.bytes+len(chunk) <= uploadBuffer {
+		// One chunk each is always kept, so that none waits for another's; for more there is what all may hold.
+		if u.bytes == 0 || u.bytes+len(chunk) <= uploadBuffer && u.all.bytes.Load()+int64(len(chunk)) <= uploadsBuffer {
 			if want := u.first + uint64(len(u.chunks)); seq != want {
 				u.mu.Unlock()
 				return fmt.Errorf("chunk %d where %d was due", seq, want)
 			}
 			u.chunks = append(u.chunks, append([]byte(nil), chunk...))
 			u.bytes += len(chunk)
+			u.all.bytes.Add(int64(len(chunk)))
 			u.changedLocked()
 			u.mu.Unlock()
 			return nil
@@ -163,6 +169,7 @@ func (u *upload) durable(next uint64) error {
 	}
 	for ; u.first < next; u.first++ {
 		u.bytes -= len(u.chunks[0])
+		u.all.bytes.Add(-int64(len(u.chunks[0])))
 		u.chunks = u.chunks[1:]
 	}
 	u.changedLocked()

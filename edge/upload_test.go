@@ -111,3 +111,32 @@ func TestALyingHubCannotAckWhatWasNeverSent(t *testing.T) {
 		t.Error("a chunk out of order was taken")
 	}
 }
+
+func TestAllUploadsTogetherAreBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := uploads{added: make(chan struct{}, 1)}
+		chunk := make([]byte, 64<<10)
+		kept := func() (n int64) {
+			for _, up := range all.byID {
+				n += int64(up.bytes)
+			}
+			return n
+		}
+		for i := range byte(12) {
+			up := all.add([16]byte{i})
+			for n := uint64(0); n < 8; n++ {
+				if up.sink(t.Context(), n, chunk) != nil {
+					break
+				}
+			}
+			up.finish()
+		}
+		if got := kept(); got != all.bytes.Load() || got > uploadsBuffer+12*int64(len(chunk)) {
+			t.Errorf("%d bytes kept, %d counted", got, all.bytes.Load())
+		}
+		all.pending(time.Now().Add(2 * uploadLinger))
+		if all.bytes.Load() != 0 || len(all.byID) != 0 {
+			t.Errorf("%d bytes of %d recordings after they were given up", all.bytes.Load(), len(all.byID))
+		}
+	})
+}
