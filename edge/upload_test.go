@@ -9,6 +9,7 @@ import (
 	"net"
 	"testing"
 	"testing/synctest"
+	"time"
 )
 
 // hubSide reads chunks off an Upload stream from the sequence on and acknowledges each; it stops after n, or at the end of the stream.
