@@ -106,6 +106,7 @@ func (s *Stream) overErrLocked() error {
 // send writes what the Machine emits, until the stream is over or the attachment gone.
 func (s *Stream) send(a *attachment) {
 	defer s.left()
+	defer s.recovered(a)
 	buf := append(make([]byte, 0, idleBuffer), a.preface...)
 	a.preface = nil
 	for {
@@ -159,6 +160,13 @@ func (s *Stream) put(a *attachment, buf []byte, big *Frame) (err error) {
 	return err
 }
 
+// recovered is deferred by both goroutines: a bug met by one peer's bytes must not end the others' sessions.
+func (s *Stream) recovered(a *attachment) {
+	if v := recover(); v != nil {
+		s.fail(a, fmt.Errorf("%w: panic: %v", ErrProtocol, v), false)
+	}
+}
+
 // finish ends an attachment whose stream is over for us. The peer may still be reading: a carrier's Close delivers what was written, and
 // its receiver, which waits for the peer's end, gets a bounded time.
 func (s *Stream) finish(a *attachment) {
@@ -180,11 +188,7 @@ func (s *Stream) finish(a *attachment) {
 // receive reads frames until the attachment ends.
 func (s *Stream) receive(a *attachment, br *bufio.Reader, expectAttached bool) {
 	defer s.left()
-	defer func() {
-		if v := recover(); v != nil { // a bug met by one peer's bytes must not end the others' sessions
-			s.fail(a, fmt.Errorf("%w: panic: %v", ErrProtocol, v), false)
-		}
-	}()
+	defer s.recovered(a)
 	if expectAttached {
 		if !s.readAttached(a, br) {
 			return
