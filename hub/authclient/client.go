@@ -246,7 +246,7 @@ func (x *Client) renew(ctx context.Context) error {
 	if err := x.adopt(creds); err != nil {
 		return err
 	}
-	x.api.Close()
+	x.api.Reconnect()
 	x.c.Logger.Info("renewed", "until", x.NotAfter())
 	return nil
 }
@@ -255,8 +255,9 @@ func (x *Client) renew(ctx context.Context) error {
 func (x *Client) renewals(ctx context.Context) {
 	for {
 		leaf := x.cert.Load().Leaf
-		life := leaf.NotAfter.Sub(leaf.NotBefore)
-		at := leaf.NotBefore.Add(time.Duration((0.5 + 0.2*rand.Float64()) * float64(life)))
+		begin := leaf.NotBefore.Add(ca.Backdate) // issuers set it back
+		life := leaf.NotAfter.Sub(begin)
+		at := begin.Add(time.Duration((0.5 + 0.2*rand.Float64()) * float64(life)))
 		if !sleep(ctx, at.Sub(x.c.Now())) {
 			return
 		}

@@ -106,6 +106,27 @@ func TestTheAdminsCertificateIsRenewedWhileUp(t *testing.T) {
 	}
 }
 
+// Auth knows a hub by the connection it calls over: one kept open by a stream
+// outlives the certificate it was made with, and must not be the one that is
+// used after the renewal.
+func TestTheHubOutlivesItsCertificate(t *testing.T) {
+	const ttl = 8 * time.Second
+	c := harness.Up(t, 1, "--hub-ttl", ttl.String(), "-v")
+	start := time.Now()
+	harness.Eventually(t, 60*time.Second, "two lives of a certificate pass", func() bool { return time.Since(start) > 2*ttl })
+	for _, host := range []string{"gw-1", "e2e-gw-1"} {
+		if r := c.SSH(t, nil, host, "echo x"); string(r.Stdout) != "x\n" || r.Code != 0 {
+			t.Errorf("%s: %d %q %q", host, r.Code, r.Stdout, r.Stderr)
+		}
+	}
+	if n := strings.Count(c.Output(), "msg=renewed"); n < 2 || n > 8 {
+		t.Errorf("the hub renewed %d times in two lives, want 2 to 8", n)
+	}
+	if got := c.Must(t, "ls"); !strings.Contains(got, "online") {
+		t.Error(got)
+	}
+}
+
 func TestOneTokenAdmitsOneOfFiftyAgents(t *testing.T) {
 	c := harness.Up(t, 0)
 	token := c.Must(t, "token", "create", "--kind", "edge")

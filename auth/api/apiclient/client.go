@@ -11,6 +11,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"hawser/auth/api/apiconnect"
@@ -85,7 +86,25 @@ type Client struct {
 	Hub   apiconnect.HubServiceClient
 	Admin apiconnect.AdminServiceClient
 
-	transport *http.Transport
+	transport *renewable
+}
+
+// renewable is a transport that can be replaced. A connection is who it was when
+// its handshake ended: HTTP/2 would go on calling as that, over one kept open by
+// a stream, long after the certificate was renewed, and has expired.
+type renewable struct {
+	fresh   func() *http.Transport
+	current atomic.Pointer[http.Transport]
+}
+
+func (r *renewable) RoundTrip(req *http.Request) (*http.Response, error) {
+	return r.current.Load().RoundTrip(req)
+}
+
+func (r *renewable) replace() {
+	if old := r.current.Swap(r.fresh()); old != nil {
+		old.CloseIdleConnections()
+	}
 }
 
 // Dial makes a Client; it connects at the first call.
@@ -116,14 +135,17 @@ func Dial(o Options) (*Client, error) {
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
 	}
-	transport := &http.Transport{
-		DialContext:         dial,
-		TLSClientConfig:     tc,
-		TLSHandshakeTimeout: dialTimeout,
-		ForceAttemptHTTP2:   true,
-		IdleConnTimeout:     idleClose,
-		HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
-	}
+	transport := &renewable{fresh: func() *http.Transport {
+		return &http.Transport{
+			DialContext:         dial,
+			TLSClientConfig:     tc.Clone(),
+			TLSHandshakeTimeout: dialTimeout,
+			ForceAttemptHTTP2:   true,
+			IdleConnTimeout:     idleClose,
+			HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+		}
+	}}
+	transport.replace()
 	hc := &http.Client{Transport: transport}
 	base := "https://" + o.Addr
 	return &Client{
@@ -134,6 +156,10 @@ func Dial(o Options) (*Client, error) {
 	}, nil
 }
 
+// Reconnect makes the calls from now on use a new connection, and so present the
+// certificate of now. Calls in progress go on over the old one, which closes
+// when it has been idle for a while.
+func (c *Client) Reconnect() { c.transport.replace() }
+
 // Close lets idle connections go; one with a call in progress closes after it.
-// After new credentials Close makes the next call present them.
-func (c *Client) Close() { c.transport.CloseIdleConnections() }
+func (c *Client) Close() { c.transport.current.Load().CloseIdleConnections() }
