@@ -2,11 +2,11 @@ package main
 
 import (
 	"bytes"
-	"cmp"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"reflect"
 	"strings"
 	"time"
 
@@ -103,6 +103,7 @@ func readFile(path string) (map[string]string, error) {
 	var errs []error
 	for key, v := range m {
 		list, isList := v.([]any)
+		kind := reflect.ValueOf(v).Kind()
 		switch {
 		case !known[key]:
 			errs = append(errs, fmt.Errorf("config %s: key %q is not known; `hawser-auth run --help` lists the flags, whose names the keys have", path, key))
@@ -112,7 +113,7 @@ func readFile(path string) (map[string]string, error) {
 				parts = append(parts, fmt.Sprint(p))
 			}
 			out[key] = strings.Join(parts, ",")
-		case isList || cmp.Or(v, any("")) == any(""):
+		case isList || kind == reflect.Map || v == nil || v == "":
 			errs = append(errs, fmt.Errorf("config %s: key %q needs one value", path, key))
 		default:
 			out[key] = fmt.Sprint(v)
