@@ -135,6 +135,7 @@ In another terminal, from this directory:
   HAWSER_HOME=.demo/home bin/hawser recordings ls
   HAWSER_HOME=.demo/home bin/hawser play ID
 EOF
+	trap 'exit 0' INT # this is how the demo is meant to end
 	wait "$up"
 fi
 say "done"
