@@ -89,6 +89,7 @@ type Ack struct {
 	PolicyRevision uint64
 	Time           []byte // signed beacon
 	Hubs           []string
+	ProbeKey       [16]byte // authorises NAT probes of the edge's at this hub (PROTOCOL.md, 5.1); zero: none
 }
 
 // Policy carries the device's compiled policy, signed by auth; hub to edge.
@@ -107,7 +108,7 @@ type Trust struct{ Blob []byte }
 type Time struct{ Blob []byte }
 
 // PolicyHeld tells the hub which revisions the edge now enforces.
-type PolicyHeld struct{ Policy, Locks uint64 }
+type PolicyHeld struct{ Policy, Locks, Hubs uint64 }
 
 // Renew asks for new certificates for the key of the TLS peer; edge to hub.
 type Renew struct{ Counter uint64 }

@@ -73,6 +73,7 @@ func (m *Ack) fields(c *codec) {
 	c.u64(7, &m.PolicyRevision)
 	c.bytes(8, &m.Time, maxBlob)
 	c.strs(9, &m.Hubs, maxHubs, maxTarget)
+	c.array(10, m.ProbeKey[:])
 }
 
 func (m *Policy) fields(c *codec) { c.bytes(1, &m.Blob, maxBlob) }
@@ -89,6 +90,7 @@ func (m *Time) fields(c *codec) { c.bytes(1, &m.Blob, maxBlob) }
 func (m *PolicyHeld) fields(c *codec) {
 	c.u64(1, &m.Policy)
 	c.u64(2, &m.Locks)
+	c.u64(3, &m.Hubs)
 }
 
 func (m *Renew) fields(c *codec) { c.u64(1, &m.Counter) }

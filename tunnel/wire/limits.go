@@ -33,4 +33,7 @@ const (
 	maxHubs      = 64 // hub addresses
 	maxAddresses = 32 // addresses of a device's interfaces
 	maxLogins    = 64 // logins a device tells
+	maxEvents    = 32 // events of a History; an edge keeps 20
+	maxEvent     = 1024
+	maxEventText = 200
 )

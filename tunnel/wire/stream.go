@@ -13,9 +13,10 @@ const (
 	KindAccepted StreamKind = 4 // one connection the device accepted, or an agent channel
 	KindEndToEnd StreamKind = 5 // a person's SSH connection to the edge's own server
 	KindUpload   StreamKind = 6 // a recording the edge made
+	KindControl  StreamKind = 7 // control messages between the entry hub and the edge, through whatever hub
 )
 
-var kindNames = [...]string{"", "session", "forward", "listen", "accepted", "end-to-end", "upload"}
+var kindNames = [...]string{"", "session", "forward", "listen", "accepted", "end-to-end", "upload", "control"}
 
 // String returns the kind's name.
 func (k StreamKind) String() string {
@@ -34,7 +35,7 @@ type Attach struct {
 	Received            uint64 // bytes the hub has consumed: where the edge's DATA goes on
 	EntryHub            UUID
 	EntryHubIncarnation Incarnation
-	InnerTLS            bool   // TLS 1.3 of the entry hub's own follows Attach, below resumption
+	InnerTLS            bool   // nothing else here counts: TLS 1.3 of the entry hub's own follows, and in it the real Attach
 	Open                []byte // encoded OpenRequest, only when Counter is 0
 }
 
@@ -42,7 +43,8 @@ type Attach struct {
 type Attached struct {
 	Code     StreamCode
 	Message  string
-	Received uint64 // bytes the edge has consumed
+	Received uint64 // the next offset the edge expects
+	Sent     uint64 // the offset after the last byte the edge ever sent
 }
 
 // Networks of OpenRequest.
@@ -99,6 +101,7 @@ func (m *Attached) fields(c *codec) {
 	number(c, 1, &m.Code, 2)
 	c.text(2, &m.Message, maxText)
 	c.u64(3, &m.Received)
+	c.u64(4, &m.Sent)
 }
 
 func (m *OpenRequest) fields(c *codec) {

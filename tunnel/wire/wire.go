@@ -39,6 +39,9 @@ const (
 	TypeGoAway
 	TypeHubList
 	TypeKill
+	TypeHubQuery
+	TypeHubStatus
+	TypeHistory
 
 	TypeHeartbeat       Type = 32
 	TypeHeartbeatAnswer Type = 33
@@ -46,6 +49,12 @@ const (
 	TypeAttach      Type = 48
 	TypeAttached    Type = 49
 	TypeOpenRequest Type = 50
+
+	TypePeerHello Type = 64
+	TypeAnnounce  Type = 65
+	TypeWithdraw  Type = 66
+	TypeAnnounced Type = 67
+	TypePeerOpen  Type = 68
 )
 
 // ErrUnknownType is returned by Decode for a message of a later version; the receiver ignores it.
@@ -183,6 +192,22 @@ func newMessage(t Type) decodable {
 		return new(HubList)
 	case TypeKill:
 		return new(Kill)
+	case TypeHubQuery:
+		return new(HubQuery)
+	case TypeHubStatus:
+		return new(HubStatus)
+	case TypeHistory:
+		return new(History)
+	case TypePeerHello:
+		return new(PeerHello)
+	case TypeAnnounce:
+		return new(Announce)
+	case TypeWithdraw:
+		return new(Withdraw)
+	case TypeAnnounced:
+		return new(Announced)
+	case TypePeerOpen:
+		return new(PeerOpen)
 	case TypeHeartbeat:
 		return new(Heartbeat)
 	case TypeHeartbeatAnswer:
