@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/netip"
 	"testing"
 
 	"hawser/tunnel"
@@ -12,6 +13,12 @@ import (
 )
 
 func pair(t *testing.T, small bool) (hub, edge tunnel.Conn) {
+	t.Helper()
+	return pairBy(t, small, func(addr netip.AddrPort) netip.AddrPort { return addr })
+}
+
+// pairBy dials the address that via makes of the hub's.
+func pairBy(t *testing.T, small bool, via func(addr netip.AddrPort) netip.AddrPort) (hub, edge tunnel.Conn) {
 	t.Helper()
 	hubTLS, edgeTLS := tunneltest.TLSConfigs(t)
 	udp, err := net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)})
@@ -32,7 +39,7 @@ func pair(t *testing.T, small bool) (hub, edge tunnel.Conn) {
 		c, err := l.Accept(context.Background())
 		got <- accepted{c, err}
 	}()
-	edge, err = Dial(t.Context(), l.Addr(), edgeTLS, Options{Small: small})
+	edge, err = Dial(t.Context(), via(l.Addr()), edgeTLS, Options{Small: small})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,4 +70,14 @@ func TestTheReasonOfACloseIsNeverTakenForABrokenControlStream(t *testing.T) {
 		}
 		edge.CloseWithError(wire.CloseNormal, "")
 	}
+}
+
+func TestStuckConformance(t *testing.T) {
+	tunneltest.RunStuckConformance(t, func(t *testing.T) (hub, edge tunnel.Conn, freeze func()) {
+		hub, edge = pairBy(t, false, func(addr netip.AddrPort) netip.AddrPort {
+			addr, freeze = tunneltest.RelayUDP(t, addr)
+			return addr
+		})
+		return hub, edge, freeze
+	})
 }

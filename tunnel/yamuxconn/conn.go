@@ -46,8 +46,8 @@ type conn struct {
 	stopping int            // hub: MUX_STOPs not yet answered; the bytes of their sessions are dropped
 	opening  int            // hub: OpenStream calls at work on mux
 	opens    uint64         // hub: OpenStream calls ever
-	ended    bool           // no new session, no new idle check
-	checks   sync.WaitGroup // the idle check under way
+	ended    bool           // no new session, no new work
+	work     sync.WaitGroup // the idle check and the MUX_START under way
 	timer    *time.Timer    // hub: the next idle check
 	quietAt  uint64         // hub: opens at the last check that found the session idle
 	quiet    bool
@@ -81,12 +81,23 @@ func (c *conn) armWrite() {
 func (c *conn) lost(err error) { c.cancel(fmt.Errorf("%w: %w", tunnel.ErrLost, err)) }
 
 // finish ends everything once ctx is done. The order:
-//  1. the peer is told, if the reason is ours, and has until the deadline to read it and to close;
-//  2. the socket is closed, which ends the reader and every writer;
-//  3. the session ends, with its goroutines and streams;
-//  4. an idle check under way ends.
+//  1. the session begins to end: its streams and pending opens fail at once, whatever the socket does;
+//  2. the peer is told, if the reason is ours, and has until the deadline to read it and to close;
+//  3. the socket is closed, which ends the reader and every writer, and with them the session;
+//  4. an idle check or a start of a session under way ends.
 func (c *conn) finish(readDone <-chan struct{}) {
 	defer close(c.closed)
+	c.muxMu.Lock()
+	c.ended = true
+	m := c.mux
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	c.muxMu.Unlock()
+	var session sync.WaitGroup
+	if m != nil {
+		session.Go(m.close)
+	}
 	if e, ok := errors.AsType[*wire.CloseError](context.Cause(c.ctx)); ok && !e.Remote {
 		c.deadlineMu.Lock()
 		c.ending = true
@@ -100,17 +111,8 @@ func (c *conn) finish(readDone <-chan struct{}) {
 	}
 	c.tc.NetConn().Close()
 	<-readDone
-	c.muxMu.Lock()
-	c.ended = true
-	m := c.mux
-	if c.timer != nil {
-		c.timer.Stop()
-	}
-	c.muxMu.Unlock()
-	if m != nil {
-		m.close()
-	}
-	c.checks.Wait()
+	session.Wait()
+	c.work.Wait()
 }
 
 // read reads frames until the tunnel ends, and says why it did if nobody else has.

@@ -30,12 +30,30 @@ func (c *conn) muxToOpen(ctx context.Context) (*mux, error) {
 		return nil, err
 	}
 	if started {
-		if err := c.send(frameMuxStart, nil); err != nil {
+		if err := c.sendStart(); err != nil {
 			c.opened()
 			return nil, err
 		}
 	}
 	return m, nil
+}
+
+// sendStart sends MUX_START, or gives up waiting for that when the tunnel ends.
+func (c *conn) sendStart() error {
+	c.muxMu.Lock()
+	if c.ended {
+		c.muxMu.Unlock()
+		return context.Cause(c.ctx)
+	}
+	sent := make(chan error, 1)
+	c.work.Go(func() { sent <- c.send(frameMuxStart, nil) })
+	c.muxMu.Unlock()
+	select {
+	case err := <-sent:
+		return err
+	case <-c.ctx.Done():
+		return context.Cause(c.ctx)
+	}
 }
 
 func (c *conn) claimMux() (m *mux, started bool, err error) {
@@ -70,9 +88,9 @@ func (c *conn) checkIdle() {
 		c.muxMu.Unlock()
 		return
 	}
-	c.checks.Add(1)
+	c.work.Add(1)
 	c.muxMu.Unlock()
-	defer c.checks.Done()
+	defer c.work.Done()
 	select {
 	case c.gate <- struct{}{}:
 	case <-c.ctx.Done():

@@ -12,6 +12,12 @@ import (
 
 func pair(t *testing.T, o Options) (hub, edge tunnel.Conn) {
 	t.Helper()
+	return pairBy(t, o, func(addr string) string { return addr })
+}
+
+// pairBy dials the address that via makes of the hub's.
+func pairBy(t testing.TB, o Options, via func(addr string) string) (hub, edge tunnel.Conn) {
+	t.Helper()
 	hubTLS, edgeTLS := tunneltest.TLSConfigs(t)
 	l, err := net.Listen("tcp4", "127.0.0.1:0")
 	if err != nil {
@@ -32,7 +38,7 @@ func pair(t *testing.T, o Options) (hub, edge tunnel.Conn) {
 		c, err := Server(t.Context(), tls.Server(nc, hubTLS), o)
 		got <- accepted{c, err}
 	}()
-	nc, err := net.Dial("tcp4", l.Addr().String())
+	nc, err := net.Dial("tcp4", via(l.Addr().String()))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -55,5 +61,15 @@ func TestConformance(t *testing.T) {
 func TestConformanceWithSessionsThatStop(t *testing.T) {
 	tunneltest.RunConformance(t, func(t *testing.T) (tunnel.Conn, tunnel.Conn) {
 		return pair(t, Options{MuxIdle: 2 * time.Millisecond})
+	})
+}
+
+func TestStuckConformance(t *testing.T) {
+	tunneltest.RunStuckConformance(t, func(t *testing.T) (hub, edge tunnel.Conn, freeze func()) {
+		hub, edge = pairBy(t, Options{}, func(addr string) string {
+			addr, freeze = tunneltest.RelayTCP(t, addr)
+			return addr
+		})
+		return hub, edge, freeze
 	})
 }
