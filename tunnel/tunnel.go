@@ -108,6 +108,13 @@ type Conn interface {
 	ConnectionState() tls.ConnectionState
 }
 
+// Mover is a Conn that can leave its network path for a fresh one: the edge's end of a QUIC tunnel.
+type Mover interface {
+	// Migrate tries the hub from a fresh local port and moves the tunnel there when it answers, with what was lost on the old path sent
+	// again at once. After an error the tunnel is where it was. Safe for concurrent use: calls take turns.
+	Migrate(ctx context.Context) error
+}
+
 // CloseTimeout bounds how long a closing side waits for its peer to have read the reason.
 const CloseTimeout = 2 * time.Second
 

@@ -90,24 +90,16 @@ func Dial(ctx context.Context, addr netip.AddrPort, tc *tls.Config, o Options) (
 	if addr.Addr().Unmap().Is6() {
 		network = "udp6"
 	}
-	udp, err := net.ListenUDP(network, nil)
+	r, err := newRoute(network, o.Small)
 	if err != nil {
-		return nil, fmt.Errorf("open a UDP socket: %w", err)
+		return nil, err
 	}
-	tr := &quic.Transport{Conn: lossy(udp, o.Small)}
-	release := func() {
-		tr.Close()
-		udp.Close()
-	}
-	qc, err := tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConfig(tc), o.config(true))
+	qc, err := r.tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConfig(tc), o.config(true))
 	if err != nil {
-		release()
+		r.close()
 		return nil, fmt.Errorf("dial %s: %w", addr, closeCause(err))
 	}
-	if o.Small {
-		udp.SetReadBuffer(smallSocketBuffer)
-		udp.SetWriteBuffer(smallSocketBuffer)
-	}
+	r.started(o.Small)
 	control, err := qc.AcceptStream(ctx)
 	if err == nil && control.StreamID() != controlStreamID {
 		err = fmt.Errorf("the hub's first stream is %d", control.StreamID())
@@ -115,10 +107,12 @@ func Dial(ctx context.Context, addr netip.AddrPort, tc *tls.Config, o Options) (
 	if err != nil {
 		// The hub refused the certificate, or the caller gave up.
 		qc.CloseWithError(quic.ApplicationErrorCode(wire.CloseProtocol), "")
-		release()
+		r.close()
 		return nil, fmt.Errorf("dial %s: %w", addr, closeCause(err))
 	}
-	return newConn(qc, control, false, release), nil
+	e := &edgeConn{network: network, small: o.Small, turn: make(chan struct{}, 1), used: r, routes: []*route{r}}
+	e.conn = newConn(qc, control, false, e.releaseRoutes)
+	return e, nil
 }
 
 // Listener is a hub's end of many tunnels on one UDP socket.
