@@ -13,7 +13,10 @@ import (
 	"hawser/tunnel/wire"
 )
 
-var errReplaced = errors.New("its replacement failed")
+var (
+	errReplaced = errors.New("its replacement failed")
+	errBusy     = errors.New("the stream's earlier attachments have not ended yet")
+)
 
 // RefusedError is the peer's answer to a stream it does not serve.
 type RefusedError struct {
@@ -108,9 +111,9 @@ func Accept(att tunnel.Stream, a wire.Attach, o Options) (*Stream, error) {
 		return nil, fmt.Errorf("%w: attach of counter %d at offsets %d and %d opens nothing", ErrProtocol, a.Counter, a.Sent, a.Received)
 	}
 	s := newStream(a, o, false)
-	s.answerLocked()
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.answerLocked()
 	_ = s.m.Attach(0, 0)
 	s.serveLocked(att, wire.Attached{}.Append(nil), nil)
 	return s, nil
@@ -127,36 +130,45 @@ func Refuse(att tunnel.Stream, code wire.StreamCode, msg string) {
 	_ = att.Close()
 }
 
-// Reattach goes on with an accepted stream on att, whose Attach was a. The attachment before, if it still stands, goes. After an error
-// the stream waits for another attachment, and att is the caller's to Refuse.
-func (s *Stream) Reattach(att tunnel.Stream, a wire.Attach) error {
-	if err := s.makeWay(a.Counter); err != nil {
-		return err
+// CodeOf is what to Refuse an attachment with after an error of Accept or Reattach.
+func CodeOf(err error) wire.StreamCode {
+	switch {
+	case errors.Is(err, errBusy):
+		return wire.StreamResourceShortage
+	case errors.Is(err, ErrProtocol):
+		return wire.StreamProtocol
 	}
+	return wire.StreamNotFound // the stream has ended
+}
+
+// Reattach goes on with an accepted stream on att, whose Attach was a. The attachment before, if it still stands, goes. After ErrStale
+// nothing has changed; after another error the stream waits for another attachment, or has ended. In each case att is the caller's to
+// Refuse, with CodeOf. It does not block.
+func (s *Stream) Reattach(att tunnel.Stream, a wire.Attach) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.takeLocked(a.Counter); err != nil {
+	if err := s.claimLocked(a.Counter); err != nil {
 		return err
 	}
-	_, received := s.m.Position()
 	if err := s.m.Attach(a.Sent, a.Received); err != nil {
+		s.signalLocked()
 		return err
 	}
-	s.serveLocked(att, wire.Attached{Received: received}.Append(nil), nil)
+	sent, received := s.m.Position()
+	s.serveLocked(att, wire.Attached{Sent: sent, Received: received}.Append(nil), nil)
 	return nil
 }
 
-// Resume goes on with an opened stream on att, a fresh stream of any tunnel to the same edge. It waits for the peer's answer. After
-// an error att is closed and the stream waits for another attachment.
-func (s *Stream) Resume(att tunnel.Stream) error {
-	s.mu.Lock()
-	counter := s.counter + 1
-	s.mu.Unlock()
-	err := s.makeWay(counter)
-	if err == nil {
-		err = s.resume(att, counter)
-	}
+// Resume goes on with an opened stream on att, a fresh stream of any tunnel to the same edge. It waits for the peer's answer, at most
+// 20 s. Of several at the same time the one that began last wins. After an error att is closed, and the stream waits for another
+// attachment unless Done says otherwise: ErrGone means that the peer has the stream no more, and it has ended here too; where
+// both sides had finished before, that is no error.
+func (s *Stream) Resume(ctx context.Context, att tunnel.Stream) error {
+	err := s.resume(ctx, att)
 	if err != nil {
+		s.mu.Lock()
+		s.signalLocked()
+		s.mu.Unlock()
 		att.Reset(wire.StreamCancelled)
 		_ = att.Close()
 		return fmt.Errorf("resume stream: %w", err)
@@ -164,36 +176,43 @@ func (s *Stream) Resume(att tunnel.Stream) error {
 	return nil
 }
 
-func (s *Stream) resume(att tunnel.Stream, counter uint32) error {
+func (s *Stream) resume(ctx context.Context, att tunnel.Stream) error {
 	s.mu.Lock()
+	counter := s.counter + 1
+	if err := s.claimLocked(counter); err != nil {
+		s.mu.Unlock()
+		return err
+	}
 	a := s.header
 	a.Open = nil
 	a.Counter = counter
-	a.Sent, a.Received = s.m.Position()
+	a.Sent, a.Received = s.m.Position() // both stand still while nothing is attached
 	s.mu.Unlock()
-	_ = att.SetDeadline(time.Now().Add(attachWait))
-	if _, err := att.Write(a.Append(nil)); err != nil {
-		return err
-	}
-	msg, err := readMessage(att)
+
+	attached, err := exchange(ctx, att, a)
 	if err != nil {
 		return err
 	}
-	attached, err := wire.DecodeAttached(msg)
-	if err != nil {
-		return err
-	}
-	if attached.Code != wire.StreamOK {
-		return &RefusedError{attached.Code, attached.Message}
-	}
-	_ = att.SetDeadline(time.Time{})
+
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if err := s.takeLocked(counter); err != nil {
+	if err := s.claimedLocked(counter); err != nil {
 		return err
 	}
-	// Attached does not say what the edge has sent; a frame too many or too few would be its own protocol error.
-	if err := s.m.Attach(a.Received, attached.Received); err != nil {
+	switch attached.Code {
+	case wire.StreamOK:
+	case wire.StreamNotFound:
+		if s.closed || s.m.Over() || s.m.fin && s.m.PeerFinished() {
+			s.endLocked(s.overErrLocked()) // only its last words to us were lost
+			return s.discardLocked(att)
+		}
+		err := fmt.Errorf("%w: %w", ErrGone, &RefusedError{attached.Code, attached.Message})
+		s.endLocked(err)
+		return err
+	default:
+		return &RefusedError{attached.Code, attached.Message}
+	}
+	if err := s.m.Attach(attached.Sent, attached.Received); err != nil {
 		return err
 	}
 	s.answerLocked()
@@ -201,36 +220,73 @@ func (s *Stream) resume(att tunnel.Stream, counter uint32) error {
 	return nil
 }
 
-// makeWay ends the present attachment if counter is above its own, and waits for its goroutines: two must not feed one Machine.
-func (s *Stream) makeWay(counter uint32) error {
-	s.mu.Lock()
-	if counter <= s.counter {
-		s.mu.Unlock()
-		return ErrStale
+// exchange writes a and reads the answer.
+func exchange(ctx context.Context, att tunnel.Stream, a wire.Attach) (wire.Attached, error) {
+	if err := att.SetDeadline(time.Now().Add(attachWait)); err != nil {
+		return wire.Attached{}, err
 	}
-	old := s.att
-	if old != nil {
+	stop := context.AfterFunc(ctx, func() { _ = att.SetDeadline(time.Unix(1, 0)) })
+	m, err := func() (m wire.Attached, err error) {
+		if _, err = att.Write(a.Append(nil)); err != nil {
+			return m, err
+		}
+		msg, err := readMessage(att)
+		if err != nil {
+			return m, err
+		}
+		return wire.DecodeAttached(msg)
+	}()
+	if !stop() {
+		return m, context.Cause(ctx)
+	}
+	if err != nil {
+		return m, err
+	}
+	return m, att.SetDeadline(time.Time{})
+}
+
+// claimLocked takes the place of the next attachment for counter, if that is above all before: the present one goes. Its goroutines may still
+// be in the carrier, where they can block; whatever they come back with is dropped, for the attachment is gone.
+func (s *Stream) claimLocked(counter uint32) error {
+	switch {
+	case s.ended:
+		return s.err
+	case counter <= s.counter:
+		return ErrStale
+	case s.serving >= maxServing:
+		return errBusy
+	}
+	s.counter = counter
+	if old := s.att; old != nil {
 		s.detachLocked(old)
 		s.awaitLocked(max(s.o.DetachedLife, 2*attachWait), errReplaced)
+		_ = s.discardLocked(old)
 	}
-	last := s.last
-	s.mu.Unlock()
-	if old != nil {
-		old.Reset(wire.StreamCancelled)
-		_ = old.Close()
-	}
-	last.wg.Wait()
 	return nil
 }
 
-// takeLocked claims the place of the next attachment.
-func (s *Stream) takeLocked(counter uint32) error {
+// claimedLocked tells whether a claim still stands when its answer has come.
+func (s *Stream) claimedLocked(counter uint32) error {
 	switch {
-	case s.err != nil:
+	case s.ended:
 		return s.err
-	case counter <= s.counter || s.att != nil:
-		return ErrStale
+	case counter != s.counter:
+		return ErrStale // a later one began
 	}
-	s.counter = counter
+	return nil
+}
+
+// discardLocked ends att in a goroutine of its own: a carrier may block for a while, and mu is held here.
+func (s *Stream) discardLocked(att tunnel.Stream) error {
+	clean := s.m.Over()
+	s.serving++
+	go func() {
+		defer s.left()
+		defer func() { _ = recover() }() // there is nothing left that it could harm
+		if !clean {
+			att.Reset(wire.StreamCancelled)
+		}
+		_ = att.Close()
+	}()
 	return nil
 }

@@ -10,7 +10,7 @@
 // An attachment is one stream of a tunnel. The opener (the hub) sends the message Attach (package wire), the acceptor (the edge) answers
 // Attached; on an attachment that opens a stream (counter 0) both go on with frames at once, without waiting for the other. On one that
 // resumes (counter > 0) the opener sends frames only after Attached, for only then does it know where to go on. Attach carries in Sent
-// the offset after the last byte its sender ever sent and in Received the offset of the next byte it expects; Attached carries Received.
+// the offset after the last byte its sender ever sent and in Received the offset of the next byte it expects; so does Attached.
 // Each side goes on sending at the other's Received. A counter not above all earlier ones of the stream is refused. After Attached with
 // a code other than 0 nothing follows.
 //

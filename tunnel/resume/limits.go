@@ -27,7 +27,7 @@ const (
 	largeChunk = MaxSend + frameHeader
 	// alignFrom is the shortest write that begins a chunk of its own, so that it leaves in one piece without another copy.
 	alignFrom = 8 << 10
-	// linger is how long a closed stream goes on to deliver what was written to it.
+	// linger is the least time for which a closed stream goes on to deliver what was written to it.
 	linger = 15 * time.Second
 	// attachWait bounds the wait for Attached on a resumed attachment, and for Attach on a fresh one.
 	attachWait = 20 * time.Second
@@ -36,6 +36,10 @@ const (
 const (
 	// resetWait is how long a stream that is over holds its attachment for the last frame to leave.
 	resetWait = 2 * time.Second
+	// lastWords is how long a stream that is over waits for an attachment by which its peer learns so, where streams outlive attachments.
+	lastWords = 30 * time.Second
+	// maxServing goroutines of one stream may be at work: two for its attachment, the rest stuck in carriers that are about to fail.
+	maxServing = 24
 	// readBuffer is that of an attachment's reader: headers and keystrokes; longer frames are read past it.
 	readBuffer = 4 << 10
 	// coalesce is the length up to which received frames share memory, so that a peer's one-byte frames cost no more than bytes.

@@ -83,6 +83,7 @@ func (m *Machine) Finish() { m.fin = true }
 func (m *Machine) Reset(code wire.StreamCode, text string) {
 	if m.resetOut == nil || m.resetLate {
 		m.resetOut, m.resetLate = &ResetError{Code: code, Text: text}, false
+		m.drop()
 	}
 }
 
@@ -96,6 +97,11 @@ func (m *Machine) ResetAfterFin(code wire.StreamCode) {
 
 // Attach begins a new attachment whose peer expects peerReceived next and has ever sent peerSent. After an error the Machine is unchanged.
 func (m *Machine) Attach(peerSent, peerReceived uint64) error {
+	if m.resetOut != nil && !m.resetLate { // the peer may not have it: it goes again, and nothing else ever
+		m.resetDone = false
+		m.attached = true
+		return nil
+	}
 	if peerReceived < m.acked || peerReceived > m.high {
 		return fmt.Errorf("%w: the peer expects offset %d, we hold %d to %d", ErrProtocol, peerReceived, m.acked, m.high)
 	}
@@ -104,6 +110,7 @@ func (m *Machine) Attach(peerSent, peerReceived uint64) error {
 	}
 	m.next = peerReceived
 	m.asked = m.acked
+	m.resetDone = false                                             // the same for one behind our FIN
 	m.ackDue = m.ackDue || m.consumed > 0 || m.told > InitialWindow // the last ACK may have been lost
 	m.attached = true
 	return nil
@@ -167,7 +174,9 @@ type Frame struct {
 }
 
 // Sent tells that f was written, or will never be.
-func (m *Machine) Sent(f *Frame) { f.c.unpin() }
+func (m *Machine) Sent(f *Frame) { f.sent() }
+
+func (f *Frame) sent() { f.c.unpin() }
 
 func (m *Machine) advance(n int) {
 	m.next += uint64(n)
@@ -241,6 +250,9 @@ func (m *Machine) gotAck(consumed uint64, window uint32) error {
 	if consumed > m.next || consumed+uint64(window) < consumed {
 		return fmt.Errorf("%w: ACK of %d, sent to %d", ErrProtocol, consumed, m.next)
 	}
+	if m.resetOut != nil && !m.resetLate {
+		return nil // nothing is kept
+	}
 	// An ACK below the last is refused although an attachment keeps order: it would show a peer that lost its place.
 	if consumed < m.acked || consumed+uint64(window) < m.limit {
 		return fmt.Errorf("%w: ACK goes back", ErrProtocol)
@@ -313,3 +325,15 @@ func (m *Machine) Unacknowledged() int {
 	}
 	return int(m.end - m.acked)
 }
+
+// Unread is how many bytes came that the program has not taken.
+func (m *Machine) Unread() int {
+	n := m.received - m.consumed
+	if m.peerFin && n > 0 {
+		n--
+	}
+	return int(n)
+}
+
+// Moved is how many bytes were ever sent and received.
+func (m *Machine) Moved() uint64 { return m.high + m.received }

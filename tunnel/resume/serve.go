@@ -2,6 +2,7 @@ package resume
 
 import (
 	"bufio"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -13,22 +14,22 @@ import (
 
 // serveLocked starts the two goroutines of an attachment. preface goes before all frames; br, when not nil, reads att behind its Attached.
 func (s *Stream) serveLocked(att tunnel.Stream, preface []byte, br *bufio.Reader) {
-	if s.timer != nil && !s.closed {
-		s.timer.Stop()
-		s.timer = nil
+	if !s.closed && s.err == nil {
+		s.stopTimerLocked()
 	}
 	a := &attachment{Stream: att, preface: preface}
-	s.att, s.last = a, a
+	s.att = a
+	s.since = time.Time{}
 	s.serving += 2
 	expect := s.opener && br == nil
 	if br == nil {
 		br = bufio.NewReaderSize(att, readBuffer)
 	}
-	a.wg.Go(func() { s.send(a) })
-	a.wg.Go(func() { s.receive(a, br, expect) })
+	go s.send(a)
+	go s.receive(a, br, expect)
 }
 
-// left is called last by each goroutine of an attachment.
+// left is called last by each goroutine of the stream.
 func (s *Stream) left() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -46,32 +47,69 @@ func (s *Stream) detachLocked(a *attachment) {
 	s.sendable.Broadcast()
 }
 
-// awaitLocked gives another attachment d to come. A closed stream has its linger already.
-func (s *Stream) awaitLocked(d time.Duration, cause error) {
-	if !s.closed {
-		s.afterLocked(d, func() { s.endLocked(fmt.Errorf("%w: %w", ErrDetached, cause)) })
+// awaitLocked gives another attachment its time to come: to a stream that is over, so that its peer learns of it, lastWords.
+func (s *Stream) awaitLocked(life time.Duration, cause error) {
+	if s.since.IsZero() {
+		s.since = time.Now()
+	}
+	s.lostBy = cause
+	switch {
+	case s.m.Over() || s.err != nil:
+		s.overLocked()
+	case s.closed: // the time that Close gave it runs
+	default:
+		s.afterLocked(life-time.Since(s.since), s.expireLocked)
+	}
+}
+
+// expireLocked ends a stream that waited in vain.
+func (s *Stream) expireLocked() {
+	if s.closed || s.m.fin && s.m.PeerFinished() {
+		s.endLocked(net.ErrClosed)
+		return
+	}
+	s.endLocked(fmt.Errorf("%w: %w", ErrDetached, s.lostBy))
+}
+
+// signalLocked says that the stream waits for another attachment, if it does.
+func (s *Stream) signalLocked() {
+	if s.ended || s.att != nil {
+		return
+	}
+	select {
+	case s.detached <- struct{}{}:
+	default:
 	}
 }
 
 // lost is called when a fails: the stream ends, or waits for another attachment.
 func (s *Stream) lost(a *attachment, cause error) {
 	s.mu.Lock()
-	if !a.gone {
-		switch {
-		case s.m.Over():
-			s.detachLocked(a)
-			s.endLocked(s.overErrLocked())
-		case s.o.DetachedLife > 0 && s.err == nil:
-			s.detachLocked(a)
-			s.awaitLocked(s.o.DetachedLife, cause)
-		default:
-			s.detachLocked(a)
-			s.endLocked(fmt.Errorf("%w: %w", ErrDetached, cause))
-		}
+	defer s.mu.Unlock()
+	if a.gone {
+		return
 	}
-	s.mu.Unlock()
-	a.Reset(wire.StreamCancelled)
-	_ = a.Close()
+	s.detachLocked(a)
+	_ = s.discardLocked(a)
+	switch {
+	case s.m.PeerReset() != nil, s.m.Over() && told(cause):
+		s.endLocked(s.overErrLocked())
+	case s.o.DetachedLife <= 0, s.failed:
+		if s.m.Over() {
+			s.endLocked(s.overErrLocked())
+			return
+		}
+		s.endLocked(fmt.Errorf("%w: %w", ErrDetached, cause))
+	default:
+		s.awaitLocked(s.o.DetachedLife, cause)
+		s.signalLocked()
+	}
+}
+
+// told tells whether an attachment's end shows that the peer took what came before: it ended the attachment itself.
+func told(cause error) bool {
+	e, ok := errors.AsType[*tunnel.StreamError](cause)
+	return cause == io.EOF || ok && e.Remote
 }
 
 // fail ends the stream because the peer broke the protocol, or refused.
@@ -84,6 +122,7 @@ func (s *Stream) fail(a *attachment, err error, tell bool) {
 	if s.err == nil {
 		s.err = err
 	}
+	s.failed = true
 	if tell {
 		s.m.Reset(wire.StreamProtocol, "")
 		s.afterLocked(resetWait, func() { s.endLocked(err) })
@@ -93,6 +132,25 @@ func (s *Stream) fail(a *attachment, err error, tell bool) {
 		return
 	}
 	s.endLocked(err)
+}
+
+// overLocked makes a stream end that is over here, but for what its peer may not know yet: readers and writers are told at once, and
+// the peer has a bounded time to end the attachment, and with DetachedLife to come for it on another.
+func (s *Stream) overLocked() {
+	if s.err == nil {
+		s.err = s.overErrLocked()
+	}
+	s.answerLocked()
+	s.readable.Broadcast()
+	s.writable.Broadcast()
+	if s.overSince.IsZero() {
+		s.overSince = time.Now()
+		wait := resetWait
+		if !s.failed {
+			wait = max(wait, min(lastWords, s.o.DetachedLife))
+		}
+		s.afterLocked(wait, func() { s.endLocked(s.err) })
+	}
 }
 
 // overErrLocked is the error of a stream whose Machine is over.
@@ -110,26 +168,12 @@ func (s *Stream) send(a *attachment) {
 	buf := append(make([]byte, 0, idleBuffer), a.preface...)
 	a.preface = nil
 	for {
-		s.mu.Lock()
-		var big *Frame
-		for {
-			if a.gone {
-				s.mu.Unlock()
-				return
-			}
-			if buf, big = s.m.Emit(buf); len(buf) > 0 || big != nil || s.m.Over() {
-				break
-			}
-			if cap(buf) > idleBuffer { // an idle stream holds little
-				buf = make([]byte, 0, idleBuffer)
-			}
-			s.sendable.Wait()
+		out, big, over, ok := s.next(a, buf)
+		if !ok {
+			return
 		}
-		over := s.m.Over()
-		s.mu.Unlock()
-
-		err := s.put(a, buf, big)
-		if err != nil {
+		buf = out
+		if err := s.put(a, buf, big); err != nil {
 			s.lost(a, err)
 			return
 		}
@@ -144,45 +188,68 @@ func (s *Stream) send(a *attachment) {
 	}
 }
 
+// next waits for something to write to a, behind what is in buf. Not ok: a is gone.
+func (s *Stream) next(a *attachment, buf []byte) (out []byte, big *Frame, over, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for {
+		if a.gone {
+			return nil, nil, false, false
+		}
+		if buf, big = s.m.Emit(buf); len(buf) > 0 || big != nil || s.m.Over() {
+			return buf, big, s.m.Over(), true
+		}
+		if cap(buf) > idleBuffer { // an idle stream holds little
+			buf = make([]byte, 0, idleBuffer)
+		}
+		s.sendable.Wait()
+	}
+}
+
 func (s *Stream) put(a *attachment, buf []byte, big *Frame) (err error) {
+	if big != nil {
+		defer func() {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			big.sent()
+		}()
+	}
 	if len(buf) > 0 {
 		_, err = a.Write(buf)
 	}
-	if big == nil {
-		return err
-	}
-	if err == nil {
+	if err == nil && big != nil {
 		_, err = a.Write(big.Bytes)
 	}
-	s.mu.Lock()
-	s.m.Sent(big)
-	s.mu.Unlock()
 	return err
 }
 
-// recovered is deferred by both goroutines: a bug met by one peer's bytes must not end the others' sessions.
+// recovered is deferred by both goroutines: a bug met by one peer's bytes must not end the others' sessions. The Machine may be in any state, so
+// another takes its place that has nothing to say.
 func (s *Stream) recovered(a *attachment) {
 	if v := recover(); v != nil {
-		s.fail(a, fmt.Errorf("%w: panic: %v", ErrProtocol, v), false)
+		err := fmt.Errorf("%w: panic: %v", ErrProtocol, v)
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !s.ended && !a.gone {
+			s.m = NewMachine(0, 0)
+			s.failed = true
+			s.endLocked(err)
+		}
 	}
 }
 
 // finish ends an attachment whose stream is over for us. The peer may still be reading: a carrier's Close delivers what was written, and
 // its receiver, which waits for the peer's end, gets a bounded time.
 func (s *Stream) finish(a *attachment) {
-	_ = a.CloseWrite()
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if a.gone {
-		return
+	gone := a.gone
+	if !gone {
+		s.overLocked()
 	}
-	if s.err == nil {
-		s.err = s.overErrLocked()
+	s.mu.Unlock()
+	if !gone {
+		_ = a.CloseWrite()
 	}
-	s.answerLocked()
-	s.readable.Broadcast()
-	s.writable.Broadcast()
-	s.afterLocked(resetWait, func() { s.endLocked(s.err) })
 }
 
 // receive reads frames until the attachment ends.
@@ -252,30 +319,35 @@ func (s *Stream) receiveData(a *attachment, br *bufio.Reader, n int, ask bool) b
 		s.lost(a, err)
 		return false
 	}
-	s.mu.Lock()
-	if a.gone {
-		s.mu.Unlock()
-		f.Release()
-		return false
+	ok, err := s.take(a, f, ask)
+	if err != nil {
+		s.fail(a, err, true)
 	}
-	err := s.m.Data(n, ask)
-	switch {
-	case err != nil:
+	return ok
+}
+
+// take gives a DATA frame's bytes to the reader.
+func (s *Stream) take(a *attachment, f *Segment, ask bool) (ok bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a.gone {
 		f.Release()
-	case s.closed || s.err != nil:
+		return false, nil
+	}
+	n := len(f.Bytes)
+	if err := s.m.Data(n, ask); err != nil {
+		f.Release()
+		return false, err
+	}
+	if s.closed || s.err != nil {
 		f.Release()
 		s.m.Consume(n)
 		s.m.ResetAfterFin(wire.StreamCancelled)
 		s.wakeLocked()
-	default:
-		s.pushLocked(f)
+		return true, nil
 	}
-	s.mu.Unlock()
-	if err != nil {
-		s.fail(a, err, true)
-		return false
-	}
-	return true
+	s.pushLocked(f)
+	return true, nil
 }
 
 // pushLocked queues f, into the last segment's free space if f is short.
@@ -300,33 +372,34 @@ func (s *Stream) receiveControl(a *attachment, br *bufio.Reader, t FrameType, n 
 		s.lost(a, err)
 		return false
 	}
-	s.mu.Lock()
-	if a.gone {
-		s.mu.Unlock()
-		return false
-	}
-	err := s.m.Control(t, body)
-	reset := s.m.PeerReset()
-	if err == nil {
-		switch {
-		case reset != nil:
-			if s.err == nil {
-				s.err = reset
-			}
-			s.endLocked(reset)
-		case t == FrameFin:
-			if s.closed {
-				s.m.ConsumeFin()
-			}
-			s.readable.Broadcast()
-		default:
-			s.writable.Broadcast()
-		}
-		s.wakeLocked()
-	}
-	s.mu.Unlock()
+	ok, err := s.control(a, t, body)
 	if err != nil {
 		s.fail(a, err, true)
 	}
-	return err == nil && reset == nil
+	return ok
+}
+
+func (s *Stream) control(a *attachment, t FrameType, body []byte) (ok bool, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if a.gone {
+		return false, nil
+	}
+	if err := s.m.Control(t, body); err != nil {
+		return false, err
+	}
+	if reset := s.m.PeerReset(); reset != nil {
+		s.endLocked(reset)
+		return false, nil
+	}
+	if t == FrameFin {
+		if s.closed {
+			s.m.ConsumeFin()
+		}
+		s.readable.Broadcast()
+	} else {
+		s.writable.Broadcast()
+	}
+	s.wakeLocked()
+	return true, nil
 }

@@ -16,6 +16,9 @@ import (
 // ErrDetached is wrapped by the error of a stream whose attachment was lost and not replaced in time.
 var ErrDetached = errors.New("tunnel stream lost")
 
+// ErrGone is wrapped by the error of a stream that was to be resumed and that the peer has no more.
+var ErrGone = errors.New("the peer has lost the stream")
+
 // ErrStale is returned for an attachment whose counter is not above the last.
 var ErrStale = fmt.Errorf("%w: stale attachment", ErrProtocol)
 
@@ -42,9 +45,10 @@ type Stream struct {
 	mu        sync.Mutex
 	m         *Machine
 	att       *attachment // nil while detached
-	last      *attachment // the latest, whose goroutines may not have ended
-	counter   uint32      // its counter
-	queue     []*Segment  // received, unread
+	counter   uint32      // the highest of an attachment that stood or was tried
+	since     time.Time   // of the loss; zero while attached
+	lostBy    error
+	queue     []*Segment // received, unread
 	head      int
 	readable  sync.Cond // queue, end or deadline changed
 	writable  sync.Cond // room, end or deadline changed
@@ -52,8 +56,12 @@ type Stream struct {
 	readDL    deadline
 	writeDL   deadline
 	closed    bool  // Close was called: nothing is read any more
-	err       error // terminal; what Read (after the queue) and Write return
+	err       error // what Read (after the queue) and Write return; nothing is read or written any more, but perhaps still delivered
+	failed    bool  // by a broken protocol or a bug: no attachment can mend it
+	ended     bool  // endLocked has been: all is over
+	overSince time.Time
 	timer     *time.Timer
+	detached  chan struct{}
 	answered  chan struct{} // closed when Attached came, or never will
 	isAnswer  bool
 	done      chan struct{}
@@ -65,8 +73,7 @@ type Stream struct {
 type attachment struct {
 	tunnel.Stream
 	preface []byte // the message that goes first
-	gone    bool
-	wg      sync.WaitGroup
+	gone    bool   // guarded by the Stream's mu: whatever comes from it now is dropped
 }
 
 func newStream(a wire.Attach, o Options, opener bool) *Stream {
@@ -84,6 +91,7 @@ func newStream(a wire.Attach, o Options, opener bool) *Stream {
 		counter:  a.Counter,
 		answered: make(chan struct{}),
 		done:     make(chan struct{}),
+		detached: make(chan struct{}, 1),
 	}
 	s.readable.L, s.writable.L, s.sendable.L = &s.mu, &s.mu, &s.mu
 	s.readDL.cond, s.writeDL.cond = &s.readable, &s.writable
@@ -98,6 +106,68 @@ func (s *Stream) Header() wire.Attach { return s.header }
 
 // Done is closed when the stream is over and all its goroutines have ended.
 func (s *Stream) Done() <-chan struct{} { return s.done }
+
+// Detached holds a token each time the stream has come to wait for another attachment: the last was lost, or its Resume failed. It is never
+// closed; a stream that is over says so by Done.
+func (s *Stream) Detached() <-chan struct{} { return s.detached }
+
+// Attached tells whether the stream has an attachment.
+func (s *Stream) Attached() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.att != nil
+}
+
+// DetachedSince is when the attachment was lost, zero while there is one.
+func (s *Stream) DetachedSince() time.Time {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.since
+}
+
+// Unacknowledged is how many bytes are kept for the peer.
+func (s *Stream) Unacknowledged() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.m.Unacknowledged()
+}
+
+// Buffered is how many bytes are held in both directions.
+func (s *Stream) Buffered() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.m.Unacknowledged() + s.m.Unread()
+}
+
+// Activity is how many bytes were ever moved, in both directions.
+func (s *Stream) Activity() uint64 {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.m.Moved()
+}
+
+// SetDetachedLife changes Options.DetachedLife, for a stream that is detached too: then it counts from the loss, and for one that was closed from now.
+func (s *Stream) SetDetachedLife(d time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.o.DetachedLife = d
+	switch {
+	case s.ended, s.err != nil:
+	case s.closed:
+		s.afterLocked(s.lingerLocked(), s.expireLocked)
+	case s.att == nil && d <= 0:
+		s.expireLocked()
+	case s.att == nil:
+		s.awaitLocked(d, s.lostBy)
+	}
+}
+
+// End ends the stream here and now, without a word to the peer: for one whose peer is known to be gone. Calls return err.
+func (s *Stream) End(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.endLocked(err)
+}
 
 // Read returns io.EOF after the peer's CloseWrite, *ResetError after a reset, an error wrapping ErrDetached when the tunnel was lost for
 // good; in each case after all bytes that came before.
@@ -277,8 +347,8 @@ func (s *Stream) CloseWrite() error {
 	return nil
 }
 
-// Close ends both directions. It does not wait: what was written is delivered behind it, for at most 15 s; unread bytes are dropped, and a
-// peer that goes on writing is reset. Idempotent. Done tells the end.
+// Close ends both directions. It does not wait: what was written is delivered behind it, for at most 15 s or DetachedLife, whichever is
+// longer; unread bytes are dropped, and a peer that goes on writing is reset. Idempotent. Done tells the end.
 func (s *Stream) Close() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -287,27 +357,26 @@ func (s *Stream) Close() error {
 	}
 	s.closed = true
 	s.m.Finish()
-	n := 0
-	for s.head < len(s.queue) {
-		f := s.popLocked()
-		n += len(f.Bytes)
-		f.Release()
-	}
+	n := s.dropQueueLocked()
 	if n > 0 && !s.m.PeerFinished() { // as TCP does: the peer shall know that bytes of its were not read
 		s.m.ResetAfterFin(wire.StreamCancelled)
 	}
-	s.m.Consume(n)
 	s.m.ConsumeFin()
 	s.readable.Broadcast()
 	s.writable.Broadcast()
-	if s.err == nil {
-		s.afterLocked(linger, func() { s.endLocked(net.ErrClosed) })
+	switch {
+	case s.err != nil, s.att == nil && s.timer != nil: // its time runs
+	default:
+		s.afterLocked(s.lingerLocked(), s.expireLocked)
 	}
 	s.wakeLocked()
 	return nil
 }
 
-// Reset ends both directions at once; what is unacknowledged may be lost. The peer's calls return *ResetError.
+func (s *Stream) lingerLocked() time.Duration { return max(linger, s.o.DetachedLife) }
+
+// Reset ends both directions at once; what is unacknowledged may be lost. The peer's calls return *ResetError: if nothing is attached it learns
+// so by the next attachment, for which a stream with DetachedLife waits a little longer.
 func (s *Stream) Reset(code wire.StreamCode) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -316,23 +385,30 @@ func (s *Stream) Reset(code wire.StreamCode) {
 	}
 	s.m.Reset(code, "")
 	s.err = &ResetError{Code: code}
-	s.readable.Broadcast()
-	s.writable.Broadcast()
-	s.answerLocked()
-	if s.att == nil {
+	s.dropQueueLocked()
+	if s.att == nil && s.o.DetachedLife <= 0 {
 		s.endLocked(s.err)
 		return
 	}
-	// The sender ends the stream once RESET has left, but a stuck attachment gets no more than this.
-	s.afterLocked(resetWait, func() { s.endLocked(s.err) })
+	s.overLocked()
 	s.wakeLocked()
+}
+
+// dropQueueLocked drops what was not read, and returns how much.
+func (s *Stream) dropQueueLocked() int {
+	n := 0
+	for s.head < len(s.queue) {
+		f := s.popLocked()
+		n += len(f.Bytes)
+		f.Release()
+	}
+	s.m.Consume(n)
+	return n
 }
 
 // afterLocked runs f, with mu held, after d unless another call takes its place.
 func (s *Stream) afterLocked(d time.Duration, f func()) {
-	if s.timer != nil {
-		s.timer.Stop()
-	}
+	s.stopTimerLocked()
 	var t *time.Timer
 	t = time.AfterFunc(d, func() {
 		s.mu.Lock()
@@ -344,29 +420,28 @@ func (s *Stream) afterLocked(d time.Duration, f func()) {
 	s.timer = t
 }
 
-// endLocked is the end, for whatever reason: nobody waits any more, and the attachment goes.
-func (s *Stream) endLocked(err error) {
-	if s.err == nil {
-		s.err = err
-	}
+func (s *Stream) stopTimerLocked() {
 	if s.timer != nil {
 		s.timer.Stop()
 		s.timer = nil
 	}
-	s.m.Detach()
-	if s.closed || s.m.PeerReset() == nil {
-		s.m.drop()
+}
+
+// endLocked is the end, for whatever reason: nobody waits any more, and the attachment goes.
+func (s *Stream) endLocked(err error) {
+	if s.ended {
+		return
 	}
+	s.ended = true
+	if s.err == nil {
+		s.err = err
+	}
+	s.stopTimerLocked()
 	if a := s.att; a != nil {
-		s.att = nil
-		a.gone = true
-		s.serving++
-		go func() { // Reset of a carrier may block for a moment, and mu is held here
-			defer s.left()
-			a.Reset(wire.StreamCancelled)
-			_ = a.Close()
-		}()
+		s.detachLocked(a)
+		_ = s.discardLocked(a)
 	}
+	s.m.drop()
 	s.answerLocked()
 	s.readable.Broadcast()
 	s.writable.Broadcast()
@@ -382,7 +457,7 @@ func (s *Stream) answerLocked() {
 }
 
 func (s *Stream) maybeDoneLocked() {
-	if s.err != nil && s.att == nil && s.serving == 0 && !s.doneFired {
+	if s.ended && s.serving == 0 && !s.doneFired {
 		s.doneFired = true
 		close(s.done)
 	}

@@ -47,8 +47,8 @@ func open(t testing.TB, o Options) (hub, edge *Stream, cut func()) {
 	hub = Open(h, wire.Attach{Kind: wire.KindSession, ID: wire.StreamID{1}, Open: []byte("open")}, o)
 	edge = accept(t, e, o)
 	t.Cleanup(func() {
-		hub.Reset(wire.StreamCancelled)
-		edge.Reset(wire.StreamCancelled)
+		hub.End(net.ErrClosed)
+		edge.End(net.ErrClosed)
 		<-hub.Done()
 		<-edge.Done()
 	})
@@ -295,7 +295,7 @@ func TestStreamSurvivesCuts(t *testing.T) {
 			}
 			errs <- err
 		}()
-		err := errors.Join(hub.Resume(h), <-errs)
+		err := errors.Join(hub.Resume(t.Context(), h), <-errs)
 		select {
 		case <-finished: // then it may have come too late
 		default:
