@@ -30,6 +30,7 @@ type Agent struct {
 	live        liveSessions
 	tickets     tickets
 	uploads     uploads
+	history     history
 	slots       chan struct{} // one token per stream served; full: the next is refused at once
 	counter     atomic.Uint64 // of registrations in this incarnation
 	turn        chan struct{} // held from REGISTER to its answer: see register
