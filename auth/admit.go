@@ -116,8 +116,8 @@ func (s *Server) admit(r *api.AdmitRequest, client netip.AddrPort, hub wire.UUID
 			return nil, err
 		}
 		g.Device, g.Login, g.ForwardTo = uuid, login, access.ForwardTo
-		g.Channels = channelsFor(g.Kind, access.Channels)
-		res.Access = &api.Access{Login: login, Logins: access.Logins, Channels: g.Channels, ForwardTo: access.ForwardTo}
+		g.Channels, g.DetachedLife = channelsFor(g.Kind, access.Channels), access.DetachedLife
+		res.Access = &api.Access{Login: login, Logins: access.Logins, Channels: g.Channels, ForwardTo: access.ForwardTo, DetachedLifeMs: uint64(access.DetachedLife.Milliseconds())}
 		if g.Kind == grant.Session && access.Record != "" && access.Record != "off" {
 			g.Record, res.Access.Record, res.RecordingId = access.Record, access.Record, g.SessionID[:]
 			sess.recorded = true

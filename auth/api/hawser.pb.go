@@ -281,6 +281,7 @@ type JoinHubRequest struct {
 	SshAddresses    []string               `protobuf:"bytes,3,rep,name=ssh_addresses,json=sshAddresses,proto3" json:"ssh_addresses,omitempty"`          // host:port people reach; the hosts become principals of the SSH host certificate
 	TunnelAddresses []string               `protobuf:"bytes,4,rep,name=tunnel_addresses,json=tunnelAddresses,proto3" json:"tunnel_addresses,omitempty"` // host:port edges reach
 	Version         string                 `protobuf:"bytes,5,opt,name=version,proto3" json:"version,omitempty"`
+	Zone            string                 `protobuf:"bytes,6,opt,name=zone,proto3" json:"zone,omitempty"` // what fails together; may be empty
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -346,6 +347,13 @@ func (x *JoinHubRequest) GetTunnelAddresses() []string {
 func (x *JoinHubRequest) GetVersion() string {
 	if x != nil {
 		return x.Version
+	}
+	return ""
+}
+
+func (x *JoinHubRequest) GetZone() string {
+	if x != nil {
+		return x.Zone
 	}
 	return ""
 }
@@ -456,6 +464,7 @@ type RenewHubRequest struct {
 	SshAddresses    []string               `protobuf:"bytes,2,rep,name=ssh_addresses,json=sshAddresses,proto3" json:"ssh_addresses,omitempty"`
 	TunnelAddresses []string               `protobuf:"bytes,3,rep,name=tunnel_addresses,json=tunnelAddresses,proto3" json:"tunnel_addresses,omitempty"`
 	Version         string                 `protobuf:"bytes,4,opt,name=version,proto3" json:"version,omitempty"`
+	Zone            string                 `protobuf:"bytes,5,opt,name=zone,proto3" json:"zone,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -514,6 +523,13 @@ func (x *RenewHubRequest) GetTunnelAddresses() []string {
 func (x *RenewHubRequest) GetVersion() string {
 	if x != nil {
 		return x.Version
+	}
+	return ""
+}
+
+func (x *RenewHubRequest) GetZone() string {
+	if x != nil {
+		return x.Zone
 	}
 	return ""
 }
@@ -968,14 +984,15 @@ func (x *AdmitRequest) GetUserAgent() string {
 }
 
 type Access struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Login         string                 `protobuf:"bytes,1,opt,name=login,proto3" json:"login,omitempty"`
-	Logins        []string               `protobuf:"bytes,2,rep,name=logins,proto3" json:"logins,omitempty"` // those the roles allow
-	Channels      []string               `protobuf:"bytes,3,rep,name=channels,proto3" json:"channels,omitempty"`
-	ForwardTo     []string               `protobuf:"bytes,4,rep,name=forward_to,json=forwardTo,proto3" json:"forward_to,omitempty"`
-	Record        string                 `protobuf:"bytes,5,opt,name=record,proto3" json:"record,omitempty"` // "best-effort"; empty: not recorded
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Login          string                 `protobuf:"bytes,1,opt,name=login,proto3" json:"login,omitempty"`
+	Logins         []string               `protobuf:"bytes,2,rep,name=logins,proto3" json:"logins,omitempty"` // those the roles allow
+	Channels       []string               `protobuf:"bytes,3,rep,name=channels,proto3" json:"channels,omitempty"`
+	ForwardTo      []string               `protobuf:"bytes,4,rep,name=forward_to,json=forwardTo,proto3" json:"forward_to,omitempty"`
+	Record         string                 `protobuf:"bytes,5,opt,name=record,proto3" json:"record,omitempty"`                                          // "best-effort"; empty: not recorded
+	DetachedLifeMs uint64                 `protobuf:"varint,6,opt,name=detached_life_ms,json=detachedLifeMs,proto3" json:"detached_life_ms,omitempty"` // how long what is opened may be without its device; 0: it ends at once
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Access) Reset() {
@@ -1041,6 +1058,13 @@ func (x *Access) GetRecord() string {
 		return x.Record
 	}
 	return ""
+}
+
+func (x *Access) GetDetachedLifeMs() uint64 {
+	if x != nil {
+		return x.DetachedLifeMs
+	}
+	return 0
 }
 
 type AdmitResponse struct {
@@ -1324,6 +1348,7 @@ type WatchRequest struct {
 	Sessions        [][]byte               `protobuf:"bytes,5,rep,name=sessions,proto3" json:"sessions,omitempty"` // those alive at the hub; others auth believes in end
 	Incarnation     []byte                 `protobuf:"bytes,6,opt,name=incarnation,proto3" json:"incarnation,omitempty"`
 	Version         string                 `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	Zone            string                 `protobuf:"bytes,8,opt,name=zone,proto3" json:"zone,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1407,6 +1432,13 @@ func (x *WatchRequest) GetVersion() string {
 	return ""
 }
 
+func (x *WatchRequest) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
 // WatchResponse is one step. A full one (the first, and whenever the hub was too
 // slow) replaces everything; it may come in several parts, of which the last has
 // synced set. Others change single entries.
@@ -1422,11 +1454,12 @@ type WatchResponse struct {
 	UsersRemoved   []string               `protobuf:"bytes,8,rep,name=users_removed,json=usersRemoved,proto3" json:"users_removed,omitempty"`
 	Devices        []*WatchDevice         `protobuf:"bytes,9,rep,name=devices,proto3" json:"devices,omitempty"`
 	DevicesRemoved []string               `protobuf:"bytes,10,rep,name=devices_removed,json=devicesRemoved,proto3" json:"devices_removed,omitempty"`  // UUIDs
-	Hubs           []*Hub                 `protobuf:"bytes,11,rep,name=hubs,proto3" json:"hubs,omitempty"`                                            // the whole list, when it changed or full
+	Hubs           []*Hub                 `protobuf:"bytes,11,rep,name=hubs,proto3" json:"hubs,omitempty"`                                            // the whole list, when it or who is online changed, or full
 	PolicyRevision uint64                 `protobuf:"varint,12,opt,name=policy_revision,json=policyRevision,proto3" json:"policy_revision,omitempty"` // of the roles; 0: unchanged
 	Locks          *Locks                 `protobuf:"bytes,13,opt,name=locks,proto3" json:"locks,omitempty"`                                          // when they changed or full
 	Time           []byte                 `protobuf:"bytes,14,opt,name=time,proto3" json:"time,omitempty"`                                            // signed beacon, each minute and first
 	Kills          []*Kill                `protobuf:"bytes,15,rep,name=kills,proto3" json:"kills,omitempty"`                                          // sessions to end now
+	HubList        []byte                 `protobuf:"bytes,16,opt,name=hub_list,json=hubList,proto3" json:"hub_list,omitempty"`                       // signed, hublist.Open; when it changed or full; for the edges too
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -1562,6 +1595,13 @@ func (x *WatchResponse) GetTime() []byte {
 func (x *WatchResponse) GetKills() []*Kill {
 	if x != nil {
 		return x.Kills
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetHubList() []byte {
+	if x != nil {
+		return x.HubList
 	}
 	return nil
 }
@@ -1815,15 +1855,21 @@ func (x *Kill) GetReason() string {
 }
 
 type Hub struct {
-	state           protoimpl.MessageState `protogen:"open.v1"`
-	Uuid            string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
-	Name            string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	SshAddresses    []string               `protobuf:"bytes,3,rep,name=ssh_addresses,json=sshAddresses,proto3" json:"ssh_addresses,omitempty"`
-	TunnelAddresses []string               `protobuf:"bytes,4,rep,name=tunnel_addresses,json=tunnelAddresses,proto3" json:"tunnel_addresses,omitempty"`
-	Online          bool                   `protobuf:"varint,5,opt,name=online,proto3" json:"online,omitempty"`
-	Version         string                 `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
-	unknownFields   protoimpl.UnknownFields
-	sizeCache       protoimpl.SizeCache
+	state                   protoimpl.MessageState `protogen:"open.v1"`
+	Uuid                    string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Name                    string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	SshAddresses            []string               `protobuf:"bytes,3,rep,name=ssh_addresses,json=sshAddresses,proto3" json:"ssh_addresses,omitempty"`
+	TunnelAddresses         []string               `protobuf:"bytes,4,rep,name=tunnel_addresses,json=tunnelAddresses,proto3" json:"tunnel_addresses,omitempty"`
+	Online                  bool                   `protobuf:"varint,5,opt,name=online,proto3" json:"online,omitempty"`
+	Version                 string                 `protobuf:"bytes,6,opt,name=version,proto3" json:"version,omitempty"`
+	Zone                    string                 `protobuf:"bytes,7,opt,name=zone,proto3" json:"zone,omitempty"`
+	LastSeenUnix            int64                  `protobuf:"varint,8,opt,name=last_seen_unix,json=lastSeenUnix,proto3" json:"last_seen_unix,omitempty"` // as far as is known; 0: never
+	Tunnels                 uint32                 `protobuf:"varint,9,opt,name=tunnels,proto3" json:"tunnels,omitempty"`                                 // of devices
+	Listed                  bool                   `protobuf:"varint,10,opt,name=listed,proto3" json:"listed,omitempty"`                                  // in the signed list that devices hold
+	JoinedUnix              int64                  `protobuf:"varint,11,opt,name=joined_unix,json=joinedUnix,proto3" json:"joined_unix,omitempty"`
+	CertificateNotAfterUnix int64                  `protobuf:"varint,12,opt,name=certificate_not_after_unix,json=certificateNotAfterUnix,proto3" json:"certificate_not_after_unix,omitempty"`
+	unknownFields           protoimpl.UnknownFields
+	sizeCache               protoimpl.SizeCache
 }
 
 func (x *Hub) Reset() {
@@ -1898,10 +1944,54 @@ func (x *Hub) GetVersion() string {
 	return ""
 }
 
+func (x *Hub) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *Hub) GetLastSeenUnix() int64 {
+	if x != nil {
+		return x.LastSeenUnix
+	}
+	return 0
+}
+
+func (x *Hub) GetTunnels() uint32 {
+	if x != nil {
+		return x.Tunnels
+	}
+	return 0
+}
+
+func (x *Hub) GetListed() bool {
+	if x != nil {
+		return x.Listed
+	}
+	return false
+}
+
+func (x *Hub) GetJoinedUnix() int64 {
+	if x != nil {
+		return x.JoinedUnix
+	}
+	return 0
+}
+
+func (x *Hub) GetCertificateNotAfterUnix() int64 {
+	if x != nil {
+		return x.CertificateNotAfterUnix
+	}
+	return 0
+}
+
 type ReportDevicesRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Full          bool                   `protobuf:"varint,1,opt,name=full,proto3" json:"full,omitempty"` // devices of this hub that are not named are offline
-	Devices       []*DeviceState         `protobuf:"bytes,2,rep,name=devices,proto3" json:"devices,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Full  bool                   `protobuf:"varint,1,opt,name=full,proto3" json:"full,omitempty"` // devices of this hub that are not named have no tunnel there
+	// One for each tunnel. Those of one device are together all it has at this hub;
+	// one that is not online says that it has none, and why.
+	Devices       []*DeviceState `protobuf:"bytes,2,rep,name=devices,proto3" json:"devices,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1998,10 +2088,13 @@ type DeviceState struct {
 	Arch           string                 `protobuf:"bytes,8,opt,name=arch,proto3" json:"arch,omitempty"`
 	Os             string                 `protobuf:"bytes,9,opt,name=os,proto3" json:"os,omitempty"`
 	Addresses      []string               `protobuf:"bytes,10,rep,name=addresses,proto3" json:"addresses,omitempty"`
-	SinceUnix      int64                  `protobuf:"varint,11,opt,name=since_unix,json=sinceUnix,proto3" json:"since_unix,omitempty"`
+	SinceUnix      int64                  `protobuf:"varint,11,opt,name=since_unix,json=sinceUnix,proto3" json:"since_unix,omitempty"`                // of the tunnel; where it is not online: of its end, 0: now
 	PolicyRevision uint64                 `protobuf:"varint,12,opt,name=policy_revision,json=policyRevision,proto3" json:"policy_revision,omitempty"` // what the edge enforces
 	LocksRevision  uint64                 `protobuf:"varint,13,opt,name=locks_revision,json=locksRevision,proto3" json:"locks_revision,omitempty"`
-	Uid            uint32                 `protobuf:"varint,14,opt,name=uid,proto3" json:"uid,omitempty"` // the edge's own
+	Uid            uint32                 `protobuf:"varint,14,opt,name=uid,proto3" json:"uid,omitempty"`       // the edge's own
+	Slot           uint32                 `protobuf:"varint,15,opt,name=slot,proto3" json:"slot,omitempty"`     // 0 active, 1 standby
+	Silent         bool                   `protobuf:"varint,16,opt,name=silent,proto3" json:"silent,omitempty"` // its heartbeats are overdue
+	Reason         string                 `protobuf:"bytes,17,opt,name=reason,proto3" json:"reason,omitempty"`  // why it is not online: "heartbeats stopped"
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -2134,6 +2227,610 @@ func (x *DeviceState) GetUid() uint32 {
 	return 0
 }
 
+func (x *DeviceState) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *DeviceState) GetSilent() bool {
+	if x != nil {
+		return x.Silent
+	}
+	return false
+}
+
+func (x *DeviceState) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+type ReportSessionsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Full          bool                   `protobuf:"varint,1,opt,name=full,proto3" json:"full,omitempty"` // sessions of this hub that are not named have ended
+	Sessions      []*SessionState        `protobuf:"bytes,2,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportSessionsRequest) Reset() {
+	*x = ReportSessionsRequest{}
+	mi := &file_hawser_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportSessionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportSessionsRequest) ProtoMessage() {}
+
+func (x *ReportSessionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportSessionsRequest.ProtoReflect.Descriptor instead.
+func (*ReportSessionsRequest) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *ReportSessionsRequest) GetFull() bool {
+	if x != nil {
+		return x.Full
+	}
+	return false
+}
+
+func (x *ReportSessionsRequest) GetSessions() []*SessionState {
+	if x != nil {
+		return x.Sessions
+	}
+	return nil
+}
+
+type ReportSessionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportSessionsResponse) Reset() {
+	*x = ReportSessionsResponse{}
+	mi := &file_hawser_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportSessionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportSessionsResponse) ProtoMessage() {}
+
+func (x *ReportSessionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportSessionsResponse.ProtoReflect.Descriptor instead.
+func (*ReportSessionsResponse) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{25}
+}
+
+// SessionState is a session or connection as the hub that serves it says.
+type SessionState struct {
+	state                 protoimpl.MessageState `protogen:"open.v1"`
+	Id                    []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // 16 bytes; of a connection the connection's
+	ConnectionId          []byte                 `protobuf:"bytes,2,opt,name=connection_id,json=connectionId,proto3" json:"connection_id,omitempty"`
+	Kind                  Kind                   `protobuf:"varint,3,opt,name=kind,proto3,enum=hawser.v1.Kind" json:"kind,omitempty"` // session or connection
+	User                  string                 `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	DeviceUuid            string                 `protobuf:"bytes,5,opt,name=device_uuid,json=deviceUuid,proto3" json:"device_uuid,omitempty"` // empty: the hub itself
+	Login                 string                 `protobuf:"bytes,6,opt,name=login,proto3" json:"login,omitempty"`
+	Way                   string                 `protobuf:"bytes,7,opt,name=way,proto3" json:"way,omitempty"`
+	Channel               string                 `protobuf:"bytes,8,opt,name=channel,proto3" json:"channel,omitempty"`
+	Command               string                 `protobuf:"bytes,9,opt,name=command,proto3" json:"command,omitempty"`
+	ClientAddress         string                 `protobuf:"bytes,10,opt,name=client_address,json=clientAddress,proto3" json:"client_address,omitempty"`
+	StartUnixNano         int64                  `protobuf:"varint,11,opt,name=start_unix_nano,json=startUnixNano,proto3" json:"start_unix_nano,omitempty"`
+	Recorded              bool                   `protobuf:"varint,12,opt,name=recorded,proto3" json:"recorded,omitempty"`
+	DetachedSinceUnixNano int64                  `protobuf:"varint,13,opt,name=detached_since_unix_nano,json=detachedSinceUnixNano,proto3" json:"detached_since_unix_nano,omitempty"` // 0: attached
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
+}
+
+func (x *SessionState) Reset() {
+	*x = SessionState{}
+	mi := &file_hawser_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SessionState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SessionState) ProtoMessage() {}
+
+func (x *SessionState) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SessionState.ProtoReflect.Descriptor instead.
+func (*SessionState) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SessionState) GetId() []byte {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *SessionState) GetConnectionId() []byte {
+	if x != nil {
+		return x.ConnectionId
+	}
+	return nil
+}
+
+func (x *SessionState) GetKind() Kind {
+	if x != nil {
+		return x.Kind
+	}
+	return Kind_KIND_UNSPECIFIED
+}
+
+func (x *SessionState) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *SessionState) GetDeviceUuid() string {
+	if x != nil {
+		return x.DeviceUuid
+	}
+	return ""
+}
+
+func (x *SessionState) GetLogin() string {
+	if x != nil {
+		return x.Login
+	}
+	return ""
+}
+
+func (x *SessionState) GetWay() string {
+	if x != nil {
+		return x.Way
+	}
+	return ""
+}
+
+func (x *SessionState) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *SessionState) GetCommand() string {
+	if x != nil {
+		return x.Command
+	}
+	return ""
+}
+
+func (x *SessionState) GetClientAddress() string {
+	if x != nil {
+		return x.ClientAddress
+	}
+	return ""
+}
+
+func (x *SessionState) GetStartUnixNano() int64 {
+	if x != nil {
+		return x.StartUnixNano
+	}
+	return 0
+}
+
+func (x *SessionState) GetRecorded() bool {
+	if x != nil {
+		return x.Recorded
+	}
+	return false
+}
+
+func (x *SessionState) GetDetachedSinceUnixNano() int64 {
+	if x != nil {
+		return x.DetachedSinceUnixNano
+	}
+	return 0
+}
+
+type ReportHistoryRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Histories     []*DeviceHistory       `protobuf:"bytes,1,rep,name=histories,proto3" json:"histories,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportHistoryRequest) Reset() {
+	*x = ReportHistoryRequest{}
+	mi := &file_hawser_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportHistoryRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportHistoryRequest) ProtoMessage() {}
+
+func (x *ReportHistoryRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportHistoryRequest.ProtoReflect.Descriptor instead.
+func (*ReportHistoryRequest) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *ReportHistoryRequest) GetHistories() []*DeviceHistory {
+	if x != nil {
+		return x.Histories
+	}
+	return nil
+}
+
+type DeviceHistory struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Events        []*DeviceEvent         `protobuf:"bytes,2,rep,name=events,proto3" json:"events,omitempty"` // oldest first
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceHistory) Reset() {
+	*x = DeviceHistory{}
+	mi := &file_hawser_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceHistory) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceHistory) ProtoMessage() {}
+
+func (x *DeviceHistory) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceHistory.ProtoReflect.Descriptor instead.
+func (*DeviceHistory) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *DeviceHistory) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *DeviceHistory) GetEvents() []*DeviceEvent {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+type ReportHistoryResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportHistoryResponse) Reset() {
+	*x = ReportHistoryResponse{}
+	mi := &file_hawser_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportHistoryResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportHistoryResponse) ProtoMessage() {}
+
+func (x *ReportHistoryResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportHistoryResponse.ProtoReflect.Descriptor instead.
+func (*ReportHistoryResponse) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{29}
+}
+
+// DeviceEvent is one entry of a device's memory of its connections, as
+// wire.ConnEvent of tunnel/PROTOCOL.md.
+type DeviceEvent struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          uint32                 `protobuf:"varint,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	AgoMs         uint64                 `protobuf:"varint,2,opt,name=ago_ms,json=agoMs,proto3" json:"ago_ms,omitempty"`          // hub to auth: before the call was sent
+	LastedMs      uint64                 `protobuf:"varint,3,opt,name=lasted_ms,json=lastedMs,proto3" json:"lasted_ms,omitempty"` // of what was seen times times in a row; 0: a moment
+	Times         uint32                 `protobuf:"varint,4,opt,name=times,proto3" json:"times,omitempty"`
+	Hub           string                 `protobuf:"bytes,5,opt,name=hub,proto3" json:"hub,omitempty"`
+	Carrier       string                 `protobuf:"bytes,6,opt,name=carrier,proto3" json:"carrier,omitempty"`
+	Code          uint32                 `protobuf:"varint,7,opt,name=code,proto3" json:"code,omitempty"`
+	Text          string                 `protobuf:"bytes,8,opt,name=text,proto3" json:"text,omitempty"`
+	AtUnixNano    int64                  `protobuf:"varint,9,opt,name=at_unix_nano,json=atUnixNano,proto3" json:"at_unix_nano,omitempty"` // auth to people: when it began, by auth's clock
+	Name          string                 `protobuf:"bytes,10,opt,name=name,proto3" json:"name,omitempty"`                                 // auth to people: the kind in a word
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DeviceEvent) Reset() {
+	*x = DeviceEvent{}
+	mi := &file_hawser_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DeviceEvent) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DeviceEvent) ProtoMessage() {}
+
+func (x *DeviceEvent) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DeviceEvent.ProtoReflect.Descriptor instead.
+func (*DeviceEvent) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *DeviceEvent) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
+}
+
+func (x *DeviceEvent) GetAgoMs() uint64 {
+	if x != nil {
+		return x.AgoMs
+	}
+	return 0
+}
+
+func (x *DeviceEvent) GetLastedMs() uint64 {
+	if x != nil {
+		return x.LastedMs
+	}
+	return 0
+}
+
+func (x *DeviceEvent) GetTimes() uint32 {
+	if x != nil {
+		return x.Times
+	}
+	return 0
+}
+
+func (x *DeviceEvent) GetHub() string {
+	if x != nil {
+		return x.Hub
+	}
+	return ""
+}
+
+func (x *DeviceEvent) GetCarrier() string {
+	if x != nil {
+		return x.Carrier
+	}
+	return ""
+}
+
+func (x *DeviceEvent) GetCode() uint32 {
+	if x != nil {
+		return x.Code
+	}
+	return 0
+}
+
+func (x *DeviceEvent) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+func (x *DeviceEvent) GetAtUnixNano() int64 {
+	if x != nil {
+		return x.AtUnixNano
+	}
+	return 0
+}
+
+func (x *DeviceEvent) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type ReportIncidentRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`                      // one word: "clock", "clone", "peer", "announcement"
+	PeerHub       string                 `protobuf:"bytes,2,opt,name=peer_hub,json=peerHub,proto3" json:"peer_hub,omitempty"` // UUID or name of the hub it concerns, or empty
+	Device        string                 `protobuf:"bytes,3,opt,name=device,proto3" json:"device,omitempty"`                  // UUID or name, or empty
+	Detail        string                 `protobuf:"bytes,4,opt,name=detail,proto3" json:"detail,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportIncidentRequest) Reset() {
+	*x = ReportIncidentRequest{}
+	mi := &file_hawser_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportIncidentRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportIncidentRequest) ProtoMessage() {}
+
+func (x *ReportIncidentRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportIncidentRequest.ProtoReflect.Descriptor instead.
+func (*ReportIncidentRequest) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *ReportIncidentRequest) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *ReportIncidentRequest) GetPeerHub() string {
+	if x != nil {
+		return x.PeerHub
+	}
+	return ""
+}
+
+func (x *ReportIncidentRequest) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *ReportIncidentRequest) GetDetail() string {
+	if x != nil {
+		return x.Detail
+	}
+	return ""
+}
+
+type ReportIncidentResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportIncidentResponse) Reset() {
+	*x = ReportIncidentResponse{}
+	mi := &file_hawser_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportIncidentResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportIncidentResponse) ProtoMessage() {}
+
+func (x *ReportIncidentResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportIncidentResponse.ProtoReflect.Descriptor instead.
+func (*ReportIncidentResponse) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{32}
+}
+
 type SignTimeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Nonce         []byte                 `protobuf:"bytes,1,opt,name=nonce,proto3" json:"nonce,omitempty"` // 32 bytes, or empty
@@ -2143,7 +2840,7 @@ type SignTimeRequest struct {
 
 func (x *SignTimeRequest) Reset() {
 	*x = SignTimeRequest{}
-	mi := &file_hawser_proto_msgTypes[24]
+	mi := &file_hawser_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2155,7 +2852,7 @@ func (x *SignTimeRequest) String() string {
 func (*SignTimeRequest) ProtoMessage() {}
 
 func (x *SignTimeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[24]
+	mi := &file_hawser_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2168,7 +2865,7 @@ func (x *SignTimeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignTimeRequest.ProtoReflect.Descriptor instead.
 func (*SignTimeRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{24}
+	return file_hawser_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SignTimeRequest) GetNonce() []byte {
@@ -2187,7 +2884,7 @@ type SignTimeResponse struct {
 
 func (x *SignTimeResponse) Reset() {
 	*x = SignTimeResponse{}
-	mi := &file_hawser_proto_msgTypes[25]
+	mi := &file_hawser_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2199,7 +2896,7 @@ func (x *SignTimeResponse) String() string {
 func (*SignTimeResponse) ProtoMessage() {}
 
 func (x *SignTimeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[25]
+	mi := &file_hawser_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2212,7 +2909,7 @@ func (x *SignTimeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignTimeResponse.ProtoReflect.Descriptor instead.
 func (*SignTimeResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{25}
+	return file_hawser_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *SignTimeResponse) GetTime() []byte {
@@ -2233,7 +2930,7 @@ type AppendRecordingRequest struct {
 
 func (x *AppendRecordingRequest) Reset() {
 	*x = AppendRecordingRequest{}
-	mi := &file_hawser_proto_msgTypes[26]
+	mi := &file_hawser_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2245,7 +2942,7 @@ func (x *AppendRecordingRequest) String() string {
 func (*AppendRecordingRequest) ProtoMessage() {}
 
 func (x *AppendRecordingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[26]
+	mi := &file_hawser_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2258,7 +2955,7 @@ func (x *AppendRecordingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendRecordingRequest.ProtoReflect.Descriptor instead.
 func (*AppendRecordingRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{26}
+	return file_hawser_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *AppendRecordingRequest) GetRecordingId() []byte {
@@ -2292,7 +2989,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_hawser_proto_msgTypes[27]
+	mi := &file_hawser_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2304,7 +3001,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[27]
+	mi := &file_hawser_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2317,7 +3014,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{27}
+	return file_hawser_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *Chunk) GetSeq() uint64 {
@@ -2343,7 +3040,7 @@ type AppendRecordingResponse struct {
 
 func (x *AppendRecordingResponse) Reset() {
 	*x = AppendRecordingResponse{}
-	mi := &file_hawser_proto_msgTypes[28]
+	mi := &file_hawser_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2355,7 +3052,7 @@ func (x *AppendRecordingResponse) String() string {
 func (*AppendRecordingResponse) ProtoMessage() {}
 
 func (x *AppendRecordingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[28]
+	mi := &file_hawser_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2368,7 +3065,7 @@ func (x *AppendRecordingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendRecordingResponse.ProtoReflect.Descriptor instead.
 func (*AppendRecordingResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{28}
+	return file_hawser_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *AppendRecordingResponse) GetNextSeq() uint64 {
@@ -2391,7 +3088,7 @@ type CloseRecordingRequest struct {
 
 func (x *CloseRecordingRequest) Reset() {
 	*x = CloseRecordingRequest{}
-	mi := &file_hawser_proto_msgTypes[29]
+	mi := &file_hawser_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2403,7 +3100,7 @@ func (x *CloseRecordingRequest) String() string {
 func (*CloseRecordingRequest) ProtoMessage() {}
 
 func (x *CloseRecordingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[29]
+	mi := &file_hawser_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2416,7 +3113,7 @@ func (x *CloseRecordingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRecordingRequest.ProtoReflect.Descriptor instead.
 func (*CloseRecordingRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{29}
+	return file_hawser_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CloseRecordingRequest) GetRecordingId() []byte {
@@ -2462,7 +3159,7 @@ type CloseRecordingResponse struct {
 
 func (x *CloseRecordingResponse) Reset() {
 	*x = CloseRecordingResponse{}
-	mi := &file_hawser_proto_msgTypes[30]
+	mi := &file_hawser_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2474,7 +3171,7 @@ func (x *CloseRecordingResponse) String() string {
 func (*CloseRecordingResponse) ProtoMessage() {}
 
 func (x *CloseRecordingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[30]
+	mi := &file_hawser_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2487,7 +3184,7 @@ func (x *CloseRecordingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRecordingResponse.ProtoReflect.Descriptor instead.
 func (*CloseRecordingResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{30}
+	return file_hawser_proto_rawDescGZIP(), []int{39}
 }
 
 type WhoamiRequest struct {
@@ -2498,7 +3195,7 @@ type WhoamiRequest struct {
 
 func (x *WhoamiRequest) Reset() {
 	*x = WhoamiRequest{}
-	mi := &file_hawser_proto_msgTypes[31]
+	mi := &file_hawser_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2510,7 +3207,7 @@ func (x *WhoamiRequest) String() string {
 func (*WhoamiRequest) ProtoMessage() {}
 
 func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[31]
+	mi := &file_hawser_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2523,7 +3220,7 @@ func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoamiRequest.ProtoReflect.Descriptor instead.
 func (*WhoamiRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{31}
+	return file_hawser_proto_rawDescGZIP(), []int{40}
 }
 
 type WhoamiResponse struct {
@@ -2540,7 +3237,7 @@ type WhoamiResponse struct {
 
 func (x *WhoamiResponse) Reset() {
 	*x = WhoamiResponse{}
-	mi := &file_hawser_proto_msgTypes[32]
+	mi := &file_hawser_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2552,7 +3249,7 @@ func (x *WhoamiResponse) String() string {
 func (*WhoamiResponse) ProtoMessage() {}
 
 func (x *WhoamiResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[32]
+	mi := &file_hawser_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2565,7 +3262,7 @@ func (x *WhoamiResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoamiResponse.ProtoReflect.Descriptor instead.
 func (*WhoamiResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{32}
+	return file_hawser_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *WhoamiResponse) GetUser() string {
@@ -2618,7 +3315,7 @@ type RenewMyselfRequest struct {
 
 func (x *RenewMyselfRequest) Reset() {
 	*x = RenewMyselfRequest{}
-	mi := &file_hawser_proto_msgTypes[33]
+	mi := &file_hawser_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2630,7 +3327,7 @@ func (x *RenewMyselfRequest) String() string {
 func (*RenewMyselfRequest) ProtoMessage() {}
 
 func (x *RenewMyselfRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[33]
+	mi := &file_hawser_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2643,7 +3340,7 @@ func (x *RenewMyselfRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewMyselfRequest.ProtoReflect.Descriptor instead.
 func (*RenewMyselfRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{33}
+	return file_hawser_proto_rawDescGZIP(), []int{42}
 }
 
 type UserCredentials struct {
@@ -2661,7 +3358,7 @@ type UserCredentials struct {
 
 func (x *UserCredentials) Reset() {
 	*x = UserCredentials{}
-	mi := &file_hawser_proto_msgTypes[34]
+	mi := &file_hawser_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2673,7 +3370,7 @@ func (x *UserCredentials) String() string {
 func (*UserCredentials) ProtoMessage() {}
 
 func (x *UserCredentials) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[34]
+	mi := &file_hawser_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2686,7 +3383,7 @@ func (x *UserCredentials) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserCredentials.ProtoReflect.Descriptor instead.
 func (*UserCredentials) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{34}
+	return file_hawser_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *UserCredentials) GetUser() string {
@@ -2750,7 +3447,7 @@ type CreateTokenRequest struct {
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_hawser_proto_msgTypes[35]
+	mi := &file_hawser_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2762,7 +3459,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[35]
+	mi := &file_hawser_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2775,7 +3472,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{35}
+	return file_hawser_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CreateTokenRequest) GetKind() string {
@@ -2817,7 +3514,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_hawser_proto_msgTypes[36]
+	mi := &file_hawser_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2829,7 +3526,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[36]
+	mi := &file_hawser_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2842,7 +3539,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{36}
+	return file_hawser_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -2874,7 +3571,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_hawser_proto_msgTypes[37]
+	mi := &file_hawser_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2886,7 +3583,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[37]
+	mi := &file_hawser_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2899,7 +3596,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{37}
+	return file_hawser_proto_rawDescGZIP(), []int{46}
 }
 
 type ListTokensResponse struct {
@@ -2911,7 +3608,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_hawser_proto_msgTypes[38]
+	mi := &file_hawser_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2923,7 +3620,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[38]
+	mi := &file_hawser_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2936,7 +3633,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{38}
+	return file_hawser_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *ListTokensResponse) GetTokens() []*Token {
@@ -2961,7 +3658,7 @@ type Token struct {
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_hawser_proto_msgTypes[39]
+	mi := &file_hawser_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2973,7 +3670,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[39]
+	mi := &file_hawser_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2986,7 +3683,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{39}
+	return file_hawser_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Token) GetId() string {
@@ -3047,7 +3744,7 @@ type RemoveTokenRequest struct {
 
 func (x *RemoveTokenRequest) Reset() {
 	*x = RemoveTokenRequest{}
-	mi := &file_hawser_proto_msgTypes[40]
+	mi := &file_hawser_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3059,7 +3756,7 @@ func (x *RemoveTokenRequest) String() string {
 func (*RemoveTokenRequest) ProtoMessage() {}
 
 func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[40]
+	mi := &file_hawser_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3072,7 +3769,7 @@ func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTokenRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{40}
+	return file_hawser_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *RemoveTokenRequest) GetId() string {
@@ -3090,7 +3787,7 @@ type RemoveTokenResponse struct {
 
 func (x *RemoveTokenResponse) Reset() {
 	*x = RemoveTokenResponse{}
-	mi := &file_hawser_proto_msgTypes[41]
+	mi := &file_hawser_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3102,7 +3799,7 @@ func (x *RemoveTokenResponse) String() string {
 func (*RemoveTokenResponse) ProtoMessage() {}
 
 func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[41]
+	mi := &file_hawser_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3115,7 +3812,7 @@ func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTokenResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{41}
+	return file_hawser_proto_rawDescGZIP(), []int{50}
 }
 
 type ListDevicesRequest struct {
@@ -3127,7 +3824,7 @@ type ListDevicesRequest struct {
 
 func (x *ListDevicesRequest) Reset() {
 	*x = ListDevicesRequest{}
-	mi := &file_hawser_proto_msgTypes[42]
+	mi := &file_hawser_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3139,7 +3836,7 @@ func (x *ListDevicesRequest) String() string {
 func (*ListDevicesRequest) ProtoMessage() {}
 
 func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[42]
+	mi := &file_hawser_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3152,7 +3849,7 @@ func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesRequest.ProtoReflect.Descriptor instead.
 func (*ListDevicesRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{42}
+	return file_hawser_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *ListDevicesRequest) GetSelectors() []string {
@@ -3171,7 +3868,7 @@ type ListDevicesResponse struct {
 
 func (x *ListDevicesResponse) Reset() {
 	*x = ListDevicesResponse{}
-	mi := &file_hawser_proto_msgTypes[43]
+	mi := &file_hawser_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3183,7 +3880,7 @@ func (x *ListDevicesResponse) String() string {
 func (*ListDevicesResponse) ProtoMessage() {}
 
 func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[43]
+	mi := &file_hawser_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3196,7 +3893,7 @@ func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesResponse.ProtoReflect.Descriptor instead.
 func (*ListDevicesResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{43}
+	return file_hawser_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *ListDevicesResponse) GetDevices() []*Device {
@@ -3225,14 +3922,21 @@ type Device struct {
 	CertificateNotAfterUnix int64                  `protobuf:"varint,15,opt,name=certificate_not_after_unix,json=certificateNotAfterUnix,proto3" json:"certificate_not_after_unix,omitempty"`
 	Sessions                uint32                 `protobuf:"varint,16,opt,name=sessions,proto3" json:"sessions,omitempty"`
 	Evidence                []*Label               `protobuf:"bytes,17,rep,name=evidence,proto3" json:"evidence,omitempty"`
-	Logins                  []string               `protobuf:"bytes,18,rep,name=logins,proto3" json:"logins,omitempty"` // those the caller may use
+	Logins                  []string               `protobuf:"bytes,18,rep,name=logins,proto3" json:"logins,omitempty"`                         // those the caller may use
+	Tunnels                 []*Tunnel              `protobuf:"bytes,19,rep,name=tunnels,proto3" json:"tunnels,omitempty"`                       // the one in use first
+	Zone                    string                 `protobuf:"bytes,20,opt,name=zone,proto3" json:"zone,omitempty"`                             // of hub
+	SinceUnix               int64                  `protobuf:"varint,21,opt,name=since_unix,json=sinceUnix,proto3" json:"since_unix,omitempty"` // of the tunnel in use; offline: since when
+	LastHub                 string                 `protobuf:"bytes,22,opt,name=last_hub,json=lastHub,proto3" json:"last_hub,omitempty"`        // offline: where it was seen last, by what, and why it went
+	LastCarrier             string                 `protobuf:"bytes,23,opt,name=last_carrier,json=lastCarrier,proto3" json:"last_carrier,omitempty"`
+	LastReason              string                 `protobuf:"bytes,24,opt,name=last_reason,json=lastReason,proto3" json:"last_reason,omitempty"`
+	History                 []*DeviceEvent         `protobuf:"bytes,25,rep,name=history,proto3" json:"history,omitempty"` // of GetDevice alone; oldest first
 	unknownFields           protoimpl.UnknownFields
 	sizeCache               protoimpl.SizeCache
 }
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_hawser_proto_msgTypes[44]
+	mi := &file_hawser_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3244,7 +3948,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[44]
+	mi := &file_hawser_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3257,7 +3961,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{44}
+	return file_hawser_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *Device) GetUuid() string {
@@ -3386,6 +4090,148 @@ func (x *Device) GetLogins() []string {
 	return nil
 }
 
+func (x *Device) GetTunnels() []*Tunnel {
+	if x != nil {
+		return x.Tunnels
+	}
+	return nil
+}
+
+func (x *Device) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *Device) GetSinceUnix() int64 {
+	if x != nil {
+		return x.SinceUnix
+	}
+	return 0
+}
+
+func (x *Device) GetLastHub() string {
+	if x != nil {
+		return x.LastHub
+	}
+	return ""
+}
+
+func (x *Device) GetLastCarrier() string {
+	if x != nil {
+		return x.LastCarrier
+	}
+	return ""
+}
+
+func (x *Device) GetLastReason() string {
+	if x != nil {
+		return x.LastReason
+	}
+	return ""
+}
+
+func (x *Device) GetHistory() []*DeviceEvent {
+	if x != nil {
+		return x.History
+	}
+	return nil
+}
+
+// Tunnel is one of a device's.
+type Tunnel struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hub           string                 `protobuf:"bytes,1,opt,name=hub,proto3" json:"hub,omitempty"` // name
+	Zone          string                 `protobuf:"bytes,2,opt,name=zone,proto3" json:"zone,omitempty"`
+	Slot          uint32                 `protobuf:"varint,3,opt,name=slot,proto3" json:"slot,omitempty"`
+	Carrier       string                 `protobuf:"bytes,4,opt,name=carrier,proto3" json:"carrier,omitempty"`
+	Observed      string                 `protobuf:"bytes,5,opt,name=observed,proto3" json:"observed,omitempty"`
+	SinceUnix     int64                  `protobuf:"varint,6,opt,name=since_unix,json=sinceUnix,proto3" json:"since_unix,omitempty"`
+	Silent        bool                   `protobuf:"varint,7,opt,name=silent,proto3" json:"silent,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tunnel) Reset() {
+	*x = Tunnel{}
+	mi := &file_hawser_proto_msgTypes[54]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tunnel) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tunnel) ProtoMessage() {}
+
+func (x *Tunnel) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[54]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tunnel.ProtoReflect.Descriptor instead.
+func (*Tunnel) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{54}
+}
+
+func (x *Tunnel) GetHub() string {
+	if x != nil {
+		return x.Hub
+	}
+	return ""
+}
+
+func (x *Tunnel) GetZone() string {
+	if x != nil {
+		return x.Zone
+	}
+	return ""
+}
+
+func (x *Tunnel) GetSlot() uint32 {
+	if x != nil {
+		return x.Slot
+	}
+	return 0
+}
+
+func (x *Tunnel) GetCarrier() string {
+	if x != nil {
+		return x.Carrier
+	}
+	return ""
+}
+
+func (x *Tunnel) GetObserved() string {
+	if x != nil {
+		return x.Observed
+	}
+	return ""
+}
+
+func (x *Tunnel) GetSinceUnix() int64 {
+	if x != nil {
+		return x.SinceUnix
+	}
+	return 0
+}
+
+func (x *Tunnel) GetSilent() bool {
+	if x != nil {
+		return x.Silent
+	}
+	return false
+}
+
 type GetDeviceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Device        string                 `protobuf:"bytes,1,opt,name=device,proto3" json:"device,omitempty"` // UUID or name
@@ -3395,7 +4241,7 @@ type GetDeviceRequest struct {
 
 func (x *GetDeviceRequest) Reset() {
 	*x = GetDeviceRequest{}
-	mi := &file_hawser_proto_msgTypes[45]
+	mi := &file_hawser_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3407,7 +4253,7 @@ func (x *GetDeviceRequest) String() string {
 func (*GetDeviceRequest) ProtoMessage() {}
 
 func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[45]
+	mi := &file_hawser_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3420,7 +4266,7 @@ func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeviceRequest.ProtoReflect.Descriptor instead.
 func (*GetDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{45}
+	return file_hawser_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *GetDeviceRequest) GetDevice() string {
@@ -3439,7 +4285,7 @@ type RemoveDeviceRequest struct {
 
 func (x *RemoveDeviceRequest) Reset() {
 	*x = RemoveDeviceRequest{}
-	mi := &file_hawser_proto_msgTypes[46]
+	mi := &file_hawser_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3451,7 +4297,7 @@ func (x *RemoveDeviceRequest) String() string {
 func (*RemoveDeviceRequest) ProtoMessage() {}
 
 func (x *RemoveDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[46]
+	mi := &file_hawser_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3464,7 +4310,7 @@ func (x *RemoveDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDeviceRequest.ProtoReflect.Descriptor instead.
 func (*RemoveDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{46}
+	return file_hawser_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RemoveDeviceRequest) GetDevice() string {
@@ -3482,7 +4328,7 @@ type RemoveDeviceResponse struct {
 
 func (x *RemoveDeviceResponse) Reset() {
 	*x = RemoveDeviceResponse{}
-	mi := &file_hawser_proto_msgTypes[47]
+	mi := &file_hawser_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3494,7 +4340,7 @@ func (x *RemoveDeviceResponse) String() string {
 func (*RemoveDeviceResponse) ProtoMessage() {}
 
 func (x *RemoveDeviceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[47]
+	mi := &file_hawser_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3507,7 +4353,167 @@ func (x *RemoveDeviceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDeviceResponse.ProtoReflect.Descriptor instead.
 func (*RemoveDeviceResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{47}
+	return file_hawser_proto_rawDescGZIP(), []int{57}
+}
+
+type ListHubsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHubsRequest) Reset() {
+	*x = ListHubsRequest{}
+	mi := &file_hawser_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHubsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHubsRequest) ProtoMessage() {}
+
+func (x *ListHubsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHubsRequest.ProtoReflect.Descriptor instead.
+func (*ListHubsRequest) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{58}
+}
+
+type ListHubsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hubs          []*Hub                 `protobuf:"bytes,1,rep,name=hubs,proto3" json:"hubs,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ListHubsResponse) Reset() {
+	*x = ListHubsResponse{}
+	mi := &file_hawser_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ListHubsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ListHubsResponse) ProtoMessage() {}
+
+func (x *ListHubsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ListHubsResponse.ProtoReflect.Descriptor instead.
+func (*ListHubsResponse) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *ListHubsResponse) GetHubs() []*Hub {
+	if x != nil {
+		return x.Hubs
+	}
+	return nil
+}
+
+type RemoveHubRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Hub           string                 `protobuf:"bytes,1,opt,name=hub,proto3" json:"hub,omitempty"` // UUID or name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveHubRequest) Reset() {
+	*x = RemoveHubRequest{}
+	mi := &file_hawser_proto_msgTypes[60]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveHubRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveHubRequest) ProtoMessage() {}
+
+func (x *RemoveHubRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[60]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveHubRequest.ProtoReflect.Descriptor instead.
+func (*RemoveHubRequest) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{60}
+}
+
+func (x *RemoveHubRequest) GetHub() string {
+	if x != nil {
+		return x.Hub
+	}
+	return ""
+}
+
+type RemoveHubResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RemoveHubResponse) Reset() {
+	*x = RemoveHubResponse{}
+	mi := &file_hawser_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RemoveHubResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RemoveHubResponse) ProtoMessage() {}
+
+func (x *RemoveHubResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RemoveHubResponse.ProtoReflect.Descriptor instead.
+func (*RemoveHubResponse) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{61}
 }
 
 type User struct {
@@ -3522,7 +4528,7 @@ type User struct {
 
 func (x *User) Reset() {
 	*x = User{}
-	mi := &file_hawser_proto_msgTypes[48]
+	mi := &file_hawser_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3534,7 +4540,7 @@ func (x *User) String() string {
 func (*User) ProtoMessage() {}
 
 func (x *User) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[48]
+	mi := &file_hawser_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3547,7 +4553,7 @@ func (x *User) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use User.ProtoReflect.Descriptor instead.
 func (*User) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{48}
+	return file_hawser_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *User) GetName() string {
@@ -3588,7 +4594,7 @@ type UserKey struct {
 
 func (x *UserKey) Reset() {
 	*x = UserKey{}
-	mi := &file_hawser_proto_msgTypes[49]
+	mi := &file_hawser_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3600,7 +4606,7 @@ func (x *UserKey) String() string {
 func (*UserKey) ProtoMessage() {}
 
 func (x *UserKey) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[49]
+	mi := &file_hawser_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3613,7 +4619,7 @@ func (x *UserKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserKey.ProtoReflect.Descriptor instead.
 func (*UserKey) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{49}
+	return file_hawser_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *UserKey) GetAuthorizedKey() string {
@@ -3641,7 +4647,7 @@ type AddUserRequest struct {
 
 func (x *AddUserRequest) Reset() {
 	*x = AddUserRequest{}
-	mi := &file_hawser_proto_msgTypes[50]
+	mi := &file_hawser_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3653,7 +4659,7 @@ func (x *AddUserRequest) String() string {
 func (*AddUserRequest) ProtoMessage() {}
 
 func (x *AddUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[50]
+	mi := &file_hawser_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3666,7 +4672,7 @@ func (x *AddUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddUserRequest.ProtoReflect.Descriptor instead.
 func (*AddUserRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{50}
+	return file_hawser_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *AddUserRequest) GetName() string {
@@ -3698,7 +4704,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_hawser_proto_msgTypes[51]
+	mi := &file_hawser_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3710,7 +4716,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[51]
+	mi := &file_hawser_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3723,7 +4729,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{51}
+	return file_hawser_proto_rawDescGZIP(), []int{65}
 }
 
 type ListUsersResponse struct {
@@ -3735,7 +4741,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_hawser_proto_msgTypes[52]
+	mi := &file_hawser_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3747,7 +4753,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[52]
+	mi := &file_hawser_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3760,7 +4766,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{52}
+	return file_hawser_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -3779,7 +4785,7 @@ type RemoveUserRequest struct {
 
 func (x *RemoveUserRequest) Reset() {
 	*x = RemoveUserRequest{}
-	mi := &file_hawser_proto_msgTypes[53]
+	mi := &file_hawser_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3791,7 +4797,7 @@ func (x *RemoveUserRequest) String() string {
 func (*RemoveUserRequest) ProtoMessage() {}
 
 func (x *RemoveUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[53]
+	mi := &file_hawser_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3804,7 +4810,7 @@ func (x *RemoveUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveUserRequest.ProtoReflect.Descriptor instead.
 func (*RemoveUserRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{53}
+	return file_hawser_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *RemoveUserRequest) GetName() string {
@@ -3822,7 +4828,7 @@ type RemoveUserResponse struct {
 
 func (x *RemoveUserResponse) Reset() {
 	*x = RemoveUserResponse{}
-	mi := &file_hawser_proto_msgTypes[54]
+	mi := &file_hawser_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3834,7 +4840,7 @@ func (x *RemoveUserResponse) String() string {
 func (*RemoveUserResponse) ProtoMessage() {}
 
 func (x *RemoveUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[54]
+	mi := &file_hawser_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3847,7 +4853,7 @@ func (x *RemoveUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveUserResponse.ProtoReflect.Descriptor instead.
 func (*RemoveUserResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{54}
+	return file_hawser_proto_rawDescGZIP(), []int{68}
 }
 
 type ApplyRequest struct {
@@ -3860,7 +4866,7 @@ type ApplyRequest struct {
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_hawser_proto_msgTypes[55]
+	mi := &file_hawser_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3872,7 +4878,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[55]
+	mi := &file_hawser_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3885,7 +4891,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{55}
+	return file_hawser_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ApplyRequest) GetYaml() string {
@@ -3911,7 +4917,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_hawser_proto_msgTypes[56]
+	mi := &file_hawser_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3923,7 +4929,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[56]
+	mi := &file_hawser_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3936,7 +4942,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{56}
+	return file_hawser_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *ApplyResponse) GetResources() []*AppliedResource {
@@ -3957,7 +4963,7 @@ type AppliedResource struct {
 
 func (x *AppliedResource) Reset() {
 	*x = AppliedResource{}
-	mi := &file_hawser_proto_msgTypes[57]
+	mi := &file_hawser_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3969,7 +4975,7 @@ func (x *AppliedResource) String() string {
 func (*AppliedResource) ProtoMessage() {}
 
 func (x *AppliedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[57]
+	mi := &file_hawser_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3982,7 +4988,7 @@ func (x *AppliedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedResource.ProtoReflect.Descriptor instead.
 func (*AppliedResource) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{57}
+	return file_hawser_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *AppliedResource) GetKind() string {
@@ -4016,7 +5022,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_hawser_proto_msgTypes[58]
+	mi := &file_hawser_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4028,7 +5034,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[58]
+	mi := &file_hawser_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4041,7 +5047,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{58}
+	return file_hawser_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *GetRequest) GetKind() string {
@@ -4067,7 +5073,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_hawser_proto_msgTypes[59]
+	mi := &file_hawser_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4079,7 +5085,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[59]
+	mi := &file_hawser_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4092,7 +5098,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{59}
+	return file_hawser_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *GetResponse) GetYaml() string {
@@ -4113,7 +5119,7 @@ type ListRecordingsRequest struct {
 
 func (x *ListRecordingsRequest) Reset() {
 	*x = ListRecordingsRequest{}
-	mi := &file_hawser_proto_msgTypes[60]
+	mi := &file_hawser_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4125,7 +5131,7 @@ func (x *ListRecordingsRequest) String() string {
 func (*ListRecordingsRequest) ProtoMessage() {}
 
 func (x *ListRecordingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[60]
+	mi := &file_hawser_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4138,7 +5144,7 @@ func (x *ListRecordingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRecordingsRequest.ProtoReflect.Descriptor instead.
 func (*ListRecordingsRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{60}
+	return file_hawser_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ListRecordingsRequest) GetUser() string {
@@ -4171,7 +5177,7 @@ type ListRecordingsResponse struct {
 
 func (x *ListRecordingsResponse) Reset() {
 	*x = ListRecordingsResponse{}
-	mi := &file_hawser_proto_msgTypes[61]
+	mi := &file_hawser_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4183,7 +5189,7 @@ func (x *ListRecordingsResponse) String() string {
 func (*ListRecordingsResponse) ProtoMessage() {}
 
 func (x *ListRecordingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[61]
+	mi := &file_hawser_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4196,7 +5202,7 @@ func (x *ListRecordingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRecordingsResponse.ProtoReflect.Descriptor instead.
 func (*ListRecordingsResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{61}
+	return file_hawser_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *ListRecordingsResponse) GetRecordings() []*Recording {
@@ -4231,7 +5237,7 @@ type Recording struct {
 
 func (x *Recording) Reset() {
 	*x = Recording{}
-	mi := &file_hawser_proto_msgTypes[62]
+	mi := &file_hawser_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4243,7 +5249,7 @@ func (x *Recording) String() string {
 func (*Recording) ProtoMessage() {}
 
 func (x *Recording) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[62]
+	mi := &file_hawser_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4256,7 +5262,7 @@ func (x *Recording) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recording.ProtoReflect.Descriptor instead.
 func (*Recording) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{62}
+	return file_hawser_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *Recording) GetId() []byte {
@@ -4388,7 +5394,7 @@ type GetRecordingRequest struct {
 
 func (x *GetRecordingRequest) Reset() {
 	*x = GetRecordingRequest{}
-	mi := &file_hawser_proto_msgTypes[63]
+	mi := &file_hawser_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4400,7 +5406,7 @@ func (x *GetRecordingRequest) String() string {
 func (*GetRecordingRequest) ProtoMessage() {}
 
 func (x *GetRecordingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[63]
+	mi := &file_hawser_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4413,7 +5419,7 @@ func (x *GetRecordingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRecordingRequest.ProtoReflect.Descriptor instead.
 func (*GetRecordingRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{63}
+	return file_hawser_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *GetRecordingRequest) GetId() string {
@@ -4440,7 +5446,7 @@ type GetRecordingResponse struct {
 
 func (x *GetRecordingResponse) Reset() {
 	*x = GetRecordingResponse{}
-	mi := &file_hawser_proto_msgTypes[64]
+	mi := &file_hawser_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4452,7 +5458,7 @@ func (x *GetRecordingResponse) String() string {
 func (*GetRecordingResponse) ProtoMessage() {}
 
 func (x *GetRecordingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[64]
+	mi := &file_hawser_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4465,7 +5471,7 @@ func (x *GetRecordingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRecordingResponse.ProtoReflect.Descriptor instead.
 func (*GetRecordingResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{64}
+	return file_hawser_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *GetRecordingResponse) GetRecording() *Recording {
@@ -4490,7 +5496,7 @@ type ListSessionsRequest struct {
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_hawser_proto_msgTypes[65]
+	mi := &file_hawser_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4502,7 +5508,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[65]
+	mi := &file_hawser_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4515,7 +5521,7 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{65}
+	return file_hawser_proto_rawDescGZIP(), []int{79}
 }
 
 type ListSessionsResponse struct {
@@ -4527,7 +5533,7 @@ type ListSessionsResponse struct {
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_hawser_proto_msgTypes[66]
+	mi := &file_hawser_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4539,7 +5545,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[66]
+	mi := &file_hawser_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4552,7 +5558,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{66}
+	return file_hawser_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -4563,28 +5569,29 @@ func (x *ListSessionsResponse) GetSessions() []*Session {
 }
 
 type Session struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	ConnectionId  []byte                 `protobuf:"bytes,2,opt,name=connection_id,json=connectionId,proto3" json:"connection_id,omitempty"`
-	Kind          string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
-	User          string                 `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
-	Device        string                 `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
-	DeviceUuid    string                 `protobuf:"bytes,6,opt,name=device_uuid,json=deviceUuid,proto3" json:"device_uuid,omitempty"`
-	Login         string                 `protobuf:"bytes,7,opt,name=login,proto3" json:"login,omitempty"`
-	Way           string                 `protobuf:"bytes,8,opt,name=way,proto3" json:"way,omitempty"`
-	Channel       string                 `protobuf:"bytes,9,opt,name=channel,proto3" json:"channel,omitempty"`
-	Command       string                 `protobuf:"bytes,10,opt,name=command,proto3" json:"command,omitempty"`
-	ClientAddress string                 `protobuf:"bytes,11,opt,name=client_address,json=clientAddress,proto3" json:"client_address,omitempty"`
-	Hub           string                 `protobuf:"bytes,12,opt,name=hub,proto3" json:"hub,omitempty"`
-	StartUnixNano int64                  `protobuf:"varint,13,opt,name=start_unix_nano,json=startUnixNano,proto3" json:"start_unix_nano,omitempty"`
-	Recorded      bool                   `protobuf:"varint,14,opt,name=recorded,proto3" json:"recorded,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state                 protoimpl.MessageState `protogen:"open.v1"`
+	Id                    []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	ConnectionId          []byte                 `protobuf:"bytes,2,opt,name=connection_id,json=connectionId,proto3" json:"connection_id,omitempty"`
+	Kind                  string                 `protobuf:"bytes,3,opt,name=kind,proto3" json:"kind,omitempty"`
+	User                  string                 `protobuf:"bytes,4,opt,name=user,proto3" json:"user,omitempty"`
+	Device                string                 `protobuf:"bytes,5,opt,name=device,proto3" json:"device,omitempty"`
+	DeviceUuid            string                 `protobuf:"bytes,6,opt,name=device_uuid,json=deviceUuid,proto3" json:"device_uuid,omitempty"`
+	Login                 string                 `protobuf:"bytes,7,opt,name=login,proto3" json:"login,omitempty"`
+	Way                   string                 `protobuf:"bytes,8,opt,name=way,proto3" json:"way,omitempty"`
+	Channel               string                 `protobuf:"bytes,9,opt,name=channel,proto3" json:"channel,omitempty"`
+	Command               string                 `protobuf:"bytes,10,opt,name=command,proto3" json:"command,omitempty"`
+	ClientAddress         string                 `protobuf:"bytes,11,opt,name=client_address,json=clientAddress,proto3" json:"client_address,omitempty"`
+	Hub                   string                 `protobuf:"bytes,12,opt,name=hub,proto3" json:"hub,omitempty"`
+	StartUnixNano         int64                  `protobuf:"varint,13,opt,name=start_unix_nano,json=startUnixNano,proto3" json:"start_unix_nano,omitempty"`
+	Recorded              bool                   `protobuf:"varint,14,opt,name=recorded,proto3" json:"recorded,omitempty"`
+	DetachedSinceUnixNano int64                  `protobuf:"varint,15,opt,name=detached_since_unix_nano,json=detachedSinceUnixNano,proto3" json:"detached_since_unix_nano,omitempty"` // 0: attached
+	unknownFields         protoimpl.UnknownFields
+	sizeCache             protoimpl.SizeCache
 }
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_hawser_proto_msgTypes[67]
+	mi := &file_hawser_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4596,7 +5603,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[67]
+	mi := &file_hawser_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4609,7 +5616,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{67}
+	return file_hawser_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *Session) GetId() []byte {
@@ -4710,6 +5717,13 @@ func (x *Session) GetRecorded() bool {
 	return false
 }
 
+func (x *Session) GetDetachedSinceUnixNano() int64 {
+	if x != nil {
+		return x.DetachedSinceUnixNano
+	}
+	return 0
+}
+
 type KillSessionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // hex or a unique beginning
@@ -4720,7 +5734,7 @@ type KillSessionRequest struct {
 
 func (x *KillSessionRequest) Reset() {
 	*x = KillSessionRequest{}
-	mi := &file_hawser_proto_msgTypes[68]
+	mi := &file_hawser_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4732,7 +5746,7 @@ func (x *KillSessionRequest) String() string {
 func (*KillSessionRequest) ProtoMessage() {}
 
 func (x *KillSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[68]
+	mi := &file_hawser_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4745,7 +5759,7 @@ func (x *KillSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillSessionRequest.ProtoReflect.Descriptor instead.
 func (*KillSessionRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{68}
+	return file_hawser_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *KillSessionRequest) GetId() string {
@@ -4771,7 +5785,7 @@ type KillSessionResponse struct {
 
 func (x *KillSessionResponse) Reset() {
 	*x = KillSessionResponse{}
-	mi := &file_hawser_proto_msgTypes[69]
+	mi := &file_hawser_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4783,7 +5797,7 @@ func (x *KillSessionResponse) String() string {
 func (*KillSessionResponse) ProtoMessage() {}
 
 func (x *KillSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[69]
+	mi := &file_hawser_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4796,7 +5810,7 @@ func (x *KillSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillSessionResponse.ProtoReflect.Descriptor instead.
 func (*KillSessionResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{69}
+	return file_hawser_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *KillSessionResponse) GetId() []byte {
@@ -4816,13 +5830,14 @@ const file_hawser_proto_rawDesc = "" +
 	"\x13retry_after_seconds\x18\x02 \x01(\rR\x11retryAfterSeconds\"/\n" +
 	"\x05Label\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value\"\xa6\x01\n" +
+	"\x05value\x18\x02 \x01(\tR\x05value\"\xba\x01\n" +
 	"\x0eJoinHubRequest\x12\x16\n" +
 	"\x06secret\x18\x01 \x01(\fR\x06secret\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12#\n" +
 	"\rssh_addresses\x18\x03 \x03(\tR\fsshAddresses\x12)\n" +
 	"\x10tunnel_addresses\x18\x04 \x03(\tR\x0ftunnelAddresses\x12\x18\n" +
-	"\aversion\x18\x05 \x01(\tR\aversion\"\xe8\x01\n" +
+	"\aversion\x18\x05 \x01(\tR\aversion\x12\x12\n" +
+	"\x04zone\x18\x06 \x01(\tR\x04zone\"\xe8\x01\n" +
 	"\x0fJoinHubResponse\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -4831,12 +5846,13 @@ const file_hawser_proto_rawDesc = "" +
 	"\x0fssh_certificate\x18\x05 \x01(\fR\x0esshCertificate\x12\x14\n" +
 	"\x05trust\x18\x06 \x01(\fR\x05trust\x12\x18\n" +
 	"\acounter\x18\a \x01(\x04R\acounter\x12$\n" +
-	"\x0enot_after_unix\x18\b \x01(\x03R\fnotAfterUnix\"\x95\x01\n" +
+	"\x0enot_after_unix\x18\b \x01(\x03R\fnotAfterUnix\"\xa9\x01\n" +
 	"\x0fRenewHubRequest\x12\x18\n" +
 	"\acounter\x18\x01 \x01(\x04R\acounter\x12#\n" +
 	"\rssh_addresses\x18\x02 \x03(\tR\fsshAddresses\x12)\n" +
 	"\x10tunnel_addresses\x18\x03 \x03(\tR\x0ftunnelAddresses\x12\x18\n" +
-	"\aversion\x18\x04 \x01(\tR\aversion\"\xb3\x02\n" +
+	"\aversion\x18\x04 \x01(\tR\aversion\x12\x12\n" +
+	"\x04zone\x18\x05 \x01(\tR\x04zone\"\xb3\x02\n" +
 	"\x11JoinDeviceRequest\x12\x16\n" +
 	"\x06secret\x18\x01 \x01(\fR\x06secret\x12\x1d\n" +
 	"\n" +
@@ -4885,14 +5901,15 @@ const file_hawser_proto_rawDesc = "" +
 	"\acommand\x18\r \x01(\tR\acommand\x12#\n" +
 	"\rdefault_login\x18\x0e \x01(\tR\fdefaultLogin\x12\x1d\n" +
 	"\n" +
-	"user_agent\x18\x0f \x01(\tR\tuserAgent\"\x89\x01\n" +
+	"user_agent\x18\x0f \x01(\tR\tuserAgent\"\xb3\x01\n" +
 	"\x06Access\x12\x14\n" +
 	"\x05login\x18\x01 \x01(\tR\x05login\x12\x16\n" +
 	"\x06logins\x18\x02 \x03(\tR\x06logins\x12\x1a\n" +
 	"\bchannels\x18\x03 \x03(\tR\bchannels\x12\x1d\n" +
 	"\n" +
 	"forward_to\x18\x04 \x03(\tR\tforwardTo\x12\x16\n" +
-	"\x06record\x18\x05 \x01(\tR\x06record\"\xfb\x02\n" +
+	"\x06record\x18\x05 \x01(\tR\x06record\x12(\n" +
+	"\x10detached_life_ms\x18\x06 \x01(\x04R\x0edetachedLifeMs\"\xfb\x02\n" +
 	"\rAdmitResponse\x12\x14\n" +
 	"\x05grant\x18\x01 \x01(\fR\x05grant\x12)\n" +
 	"\x06access\x18\x02 \x01(\v2\x11.hawser.v1.AccessR\x06access\x12\x1d\n" +
@@ -4918,7 +5935,7 @@ const file_hawser_proto_rawDesc = "" +
 	"\vexit_status\x18\x02 \x01(\x05R\n" +
 	"exitStatus\x12\x16\n" +
 	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x11\n" +
-	"\x0fReleaseResponse\"\xe8\x01\n" +
+	"\x0fReleaseResponse\"\xfc\x01\n" +
 	"\fWatchRequest\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12#\n" +
@@ -4926,7 +5943,8 @@ const file_hawser_proto_rawDesc = "" +
 	"\x10tunnel_addresses\x18\x04 \x03(\tR\x0ftunnelAddresses\x12\x1a\n" +
 	"\bsessions\x18\x05 \x03(\fR\bsessions\x12 \n" +
 	"\vincarnation\x18\x06 \x01(\fR\vincarnation\x12\x18\n" +
-	"\aversion\x18\a \x01(\tR\aversion\"\xf5\x03\n" +
+	"\aversion\x18\a \x01(\tR\aversion\x12\x12\n" +
+	"\x04zone\x18\b \x01(\tR\x04zone\"\x90\x04\n" +
 	"\rWatchResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12\x12\n" +
@@ -4943,7 +5961,8 @@ const file_hawser_proto_rawDesc = "" +
 	"\x0fpolicy_revision\x18\f \x01(\x04R\x0epolicyRevision\x12&\n" +
 	"\x05locks\x18\r \x01(\v2\x10.hawser.v1.LocksR\x05locks\x12\x12\n" +
 	"\x04time\x18\x0e \x01(\fR\x04time\x12%\n" +
-	"\x05kills\x18\x0f \x03(\v2\x0f.hawser.v1.KillR\x05kills\"I\n" +
+	"\x05kills\x18\x0f \x03(\v2\x0f.hawser.v1.KillR\x05kills\x12\x19\n" +
+	"\bhub_list\x18\x10 \x01(\fR\ahubList\"I\n" +
 	"\tWatchUser\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05roles\x18\x02 \x03(\tR\x05roles\x12\x12\n" +
@@ -4962,18 +5981,26 @@ const file_hawser_proto_rawDesc = "" +
 	"\x04Kill\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\fR\tsessionId\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xaf\x01\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xf9\x02\n" +
 	"\x03Hub\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12#\n" +
 	"\rssh_addresses\x18\x03 \x03(\tR\fsshAddresses\x12)\n" +
 	"\x10tunnel_addresses\x18\x04 \x03(\tR\x0ftunnelAddresses\x12\x16\n" +
 	"\x06online\x18\x05 \x01(\bR\x06online\x12\x18\n" +
-	"\aversion\x18\x06 \x01(\tR\aversion\"\\\n" +
+	"\aversion\x18\x06 \x01(\tR\aversion\x12\x12\n" +
+	"\x04zone\x18\a \x01(\tR\x04zone\x12$\n" +
+	"\x0elast_seen_unix\x18\b \x01(\x03R\flastSeenUnix\x12\x18\n" +
+	"\atunnels\x18\t \x01(\rR\atunnels\x12\x16\n" +
+	"\x06listed\x18\n" +
+	" \x01(\bR\x06listed\x12\x1f\n" +
+	"\vjoined_unix\x18\v \x01(\x03R\n" +
+	"joinedUnix\x12;\n" +
+	"\x1acertificate_not_after_unix\x18\f \x01(\x03R\x17certificateNotAfterUnix\"\\\n" +
 	"\x14ReportDevicesRequest\x12\x12\n" +
 	"\x04full\x18\x01 \x01(\bR\x04full\x120\n" +
 	"\adevices\x18\x02 \x03(\v2\x16.hawser.v1.DeviceStateR\adevices\"\x17\n" +
-	"\x15ReportDevicesResponse\"\x95\x03\n" +
+	"\x15ReportDevicesResponse\"\xd9\x03\n" +
 	"\vDeviceState\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x16\n" +
 	"\x06online\x18\x02 \x01(\bR\x06online\x12 \n" +
@@ -4990,7 +6017,55 @@ const file_hawser_proto_rawDesc = "" +
 	"since_unix\x18\v \x01(\x03R\tsinceUnix\x12'\n" +
 	"\x0fpolicy_revision\x18\f \x01(\x04R\x0epolicyRevision\x12%\n" +
 	"\x0elocks_revision\x18\r \x01(\x04R\rlocksRevision\x12\x10\n" +
-	"\x03uid\x18\x0e \x01(\rR\x03uid\"'\n" +
+	"\x03uid\x18\x0e \x01(\rR\x03uid\x12\x12\n" +
+	"\x04slot\x18\x0f \x01(\rR\x04slot\x12\x16\n" +
+	"\x06silent\x18\x10 \x01(\bR\x06silent\x12\x16\n" +
+	"\x06reason\x18\x11 \x01(\tR\x06reason\"`\n" +
+	"\x15ReportSessionsRequest\x12\x12\n" +
+	"\x04full\x18\x01 \x01(\bR\x04full\x123\n" +
+	"\bsessions\x18\x02 \x03(\v2\x17.hawser.v1.SessionStateR\bsessions\"\x18\n" +
+	"\x16ReportSessionsResponse\"\x9d\x03\n" +
+	"\fSessionState\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12#\n" +
+	"\rconnection_id\x18\x02 \x01(\fR\fconnectionId\x12#\n" +
+	"\x04kind\x18\x03 \x01(\x0e2\x0f.hawser.v1.KindR\x04kind\x12\x12\n" +
+	"\x04user\x18\x04 \x01(\tR\x04user\x12\x1f\n" +
+	"\vdevice_uuid\x18\x05 \x01(\tR\n" +
+	"deviceUuid\x12\x14\n" +
+	"\x05login\x18\x06 \x01(\tR\x05login\x12\x10\n" +
+	"\x03way\x18\a \x01(\tR\x03way\x12\x18\n" +
+	"\achannel\x18\b \x01(\tR\achannel\x12\x18\n" +
+	"\acommand\x18\t \x01(\tR\acommand\x12%\n" +
+	"\x0eclient_address\x18\n" +
+	" \x01(\tR\rclientAddress\x12&\n" +
+	"\x0fstart_unix_nano\x18\v \x01(\x03R\rstartUnixNano\x12\x1a\n" +
+	"\brecorded\x18\f \x01(\bR\brecorded\x127\n" +
+	"\x18detached_since_unix_nano\x18\r \x01(\x03R\x15detachedSinceUnixNano\"N\n" +
+	"\x14ReportHistoryRequest\x126\n" +
+	"\thistories\x18\x01 \x03(\v2\x18.hawser.v1.DeviceHistoryR\thistories\"S\n" +
+	"\rDeviceHistory\x12\x12\n" +
+	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12.\n" +
+	"\x06events\x18\x02 \x03(\v2\x16.hawser.v1.DeviceEventR\x06events\"\x17\n" +
+	"\x15ReportHistoryResponse\"\xf5\x01\n" +
+	"\vDeviceEvent\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\rR\x04kind\x12\x15\n" +
+	"\x06ago_ms\x18\x02 \x01(\x04R\x05agoMs\x12\x1b\n" +
+	"\tlasted_ms\x18\x03 \x01(\x04R\blastedMs\x12\x14\n" +
+	"\x05times\x18\x04 \x01(\rR\x05times\x12\x10\n" +
+	"\x03hub\x18\x05 \x01(\tR\x03hub\x12\x18\n" +
+	"\acarrier\x18\x06 \x01(\tR\acarrier\x12\x12\n" +
+	"\x04code\x18\a \x01(\rR\x04code\x12\x12\n" +
+	"\x04text\x18\b \x01(\tR\x04text\x12 \n" +
+	"\fat_unix_nano\x18\t \x01(\x03R\n" +
+	"atUnixNano\x12\x12\n" +
+	"\x04name\x18\n" +
+	" \x01(\tR\x04name\"v\n" +
+	"\x15ReportIncidentRequest\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x19\n" +
+	"\bpeer_hub\x18\x02 \x01(\tR\apeerHub\x12\x16\n" +
+	"\x06device\x18\x03 \x01(\tR\x06device\x12\x16\n" +
+	"\x06detail\x18\x04 \x01(\tR\x06detail\"\x18\n" +
+	"\x16ReportIncidentResponse\"'\n" +
 	"\x0fSignTimeRequest\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"&\n" +
 	"\x10SignTimeResponse\x12\x12\n" +
@@ -5057,7 +6132,7 @@ const file_hawser_proto_rawDesc = "" +
 	"\x12ListDevicesRequest\x12\x1c\n" +
 	"\tselectors\x18\x01 \x03(\tR\tselectors\"B\n" +
 	"\x13ListDevicesResponse\x12+\n" +
-	"\adevices\x18\x01 \x03(\v2\x11.hawser.v1.DeviceR\adevices\"\xa3\x04\n" +
+	"\adevices\x18\x01 \x03(\v2\x11.hawser.v1.DeviceR\adevices\"\x94\x06\n" +
 	"\x06Device\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12(\n" +
@@ -5078,12 +6153,36 @@ const file_hawser_proto_rawDesc = "" +
 	"\x1acertificate_not_after_unix\x18\x0f \x01(\x03R\x17certificateNotAfterUnix\x12\x1a\n" +
 	"\bsessions\x18\x10 \x01(\rR\bsessions\x12,\n" +
 	"\bevidence\x18\x11 \x03(\v2\x10.hawser.v1.LabelR\bevidence\x12\x16\n" +
-	"\x06logins\x18\x12 \x03(\tR\x06logins\"*\n" +
+	"\x06logins\x18\x12 \x03(\tR\x06logins\x12+\n" +
+	"\atunnels\x18\x13 \x03(\v2\x11.hawser.v1.TunnelR\atunnels\x12\x12\n" +
+	"\x04zone\x18\x14 \x01(\tR\x04zone\x12\x1d\n" +
+	"\n" +
+	"since_unix\x18\x15 \x01(\x03R\tsinceUnix\x12\x19\n" +
+	"\blast_hub\x18\x16 \x01(\tR\alastHub\x12!\n" +
+	"\flast_carrier\x18\x17 \x01(\tR\vlastCarrier\x12\x1f\n" +
+	"\vlast_reason\x18\x18 \x01(\tR\n" +
+	"lastReason\x120\n" +
+	"\ahistory\x18\x19 \x03(\v2\x16.hawser.v1.DeviceEventR\ahistory\"\xaf\x01\n" +
+	"\x06Tunnel\x12\x10\n" +
+	"\x03hub\x18\x01 \x01(\tR\x03hub\x12\x12\n" +
+	"\x04zone\x18\x02 \x01(\tR\x04zone\x12\x12\n" +
+	"\x04slot\x18\x03 \x01(\rR\x04slot\x12\x18\n" +
+	"\acarrier\x18\x04 \x01(\tR\acarrier\x12\x1a\n" +
+	"\bobserved\x18\x05 \x01(\tR\bobserved\x12\x1d\n" +
+	"\n" +
+	"since_unix\x18\x06 \x01(\x03R\tsinceUnix\x12\x16\n" +
+	"\x06silent\x18\a \x01(\bR\x06silent\"*\n" +
 	"\x10GetDeviceRequest\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\"-\n" +
 	"\x13RemoveDeviceRequest\x12\x16\n" +
 	"\x06device\x18\x01 \x01(\tR\x06device\"\x16\n" +
-	"\x14RemoveDeviceResponse\"{\n" +
+	"\x14RemoveDeviceResponse\"\x11\n" +
+	"\x0fListHubsRequest\"6\n" +
+	"\x10ListHubsResponse\x12\"\n" +
+	"\x04hubs\x18\x01 \x03(\v2\x0e.hawser.v1.HubR\x04hubs\"$\n" +
+	"\x10RemoveHubRequest\x12\x10\n" +
+	"\x03hub\x18\x01 \x01(\tR\x03hub\"\x13\n" +
+	"\x11RemoveHubResponse\"{\n" +
 	"\x04User\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05roles\x18\x02 \x03(\tR\x05roles\x12&\n" +
@@ -5154,7 +6253,7 @@ const file_hawser_proto_rawDesc = "" +
 	"\x06chunks\x18\x02 \x03(\v2\x10.hawser.v1.ChunkR\x06chunks\"\x15\n" +
 	"\x13ListSessionsRequest\"F\n" +
 	"\x14ListSessionsResponse\x12.\n" +
-	"\bsessions\x18\x01 \x03(\v2\x12.hawser.v1.SessionR\bsessions\"\xf8\x02\n" +
+	"\bsessions\x18\x01 \x03(\v2\x12.hawser.v1.SessionR\bsessions\"\xb1\x03\n" +
 	"\aSession\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12#\n" +
 	"\rconnection_id\x18\x02 \x01(\fR\fconnectionId\x12\x12\n" +
@@ -5171,7 +6270,8 @@ const file_hawser_proto_rawDesc = "" +
 	"\x0eclient_address\x18\v \x01(\tR\rclientAddress\x12\x10\n" +
 	"\x03hub\x18\f \x01(\tR\x03hub\x12&\n" +
 	"\x0fstart_unix_nano\x18\r \x01(\x03R\rstartUnixNano\x12\x1a\n" +
-	"\brecorded\x18\x0e \x01(\bR\brecorded\"<\n" +
+	"\brecorded\x18\x0e \x01(\bR\brecorded\x127\n" +
+	"\x18detached_since_unix_nano\x18\x0f \x01(\x03R\x15detachedSinceUnixNano\"<\n" +
 	"\x12KillSessionRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"%\n" +
@@ -5202,7 +6302,7 @@ const file_hawser_proto_rawDesc = "" +
 	"\x0fKIND_CONNECTION\x10\x032\x93\x01\n" +
 	"\vJoinService\x12@\n" +
 	"\aJoinHub\x12\x19.hawser.v1.JoinHubRequest\x1a\x1a.hawser.v1.JoinHubResponse\x12B\n" +
-	"\bRenewHub\x12\x1a.hawser.v1.RenewHubRequest\x1a\x1a.hawser.v1.JoinHubResponse2\xa8\x05\n" +
+	"\bRenewHub\x12\x1a.hawser.v1.RenewHubRequest\x1a\x1a.hawser.v1.JoinHubResponse2\xaa\a\n" +
 	"\n" +
 	"HubService\x12H\n" +
 	"\n" +
@@ -5211,10 +6311,14 @@ const file_hawser_proto_rawDesc = "" +
 	"\x05Admit\x12\x17.hawser.v1.AdmitRequest\x1a\x18.hawser.v1.AdmitResponse\x12@\n" +
 	"\aRelease\x12\x19.hawser.v1.ReleaseRequest\x1a\x1a.hawser.v1.ReleaseResponse\x12<\n" +
 	"\x05Watch\x12\x17.hawser.v1.WatchRequest\x1a\x18.hawser.v1.WatchResponse0\x01\x12R\n" +
-	"\rReportDevices\x12\x1f.hawser.v1.ReportDevicesRequest\x1a .hawser.v1.ReportDevicesResponse\x12C\n" +
+	"\rReportDevices\x12\x1f.hawser.v1.ReportDevicesRequest\x1a .hawser.v1.ReportDevicesResponse\x12U\n" +
+	"\x0eReportSessions\x12 .hawser.v1.ReportSessionsRequest\x1a!.hawser.v1.ReportSessionsResponse\x12R\n" +
+	"\rReportHistory\x12\x1f.hawser.v1.ReportHistoryRequest\x1a .hawser.v1.ReportHistoryResponse\x12U\n" +
+	"\x0eReportIncident\x12 .hawser.v1.ReportIncidentRequest\x1a!.hawser.v1.ReportIncidentResponse\x12C\n" +
 	"\bSignTime\x12\x1a.hawser.v1.SignTimeRequest\x1a\x1b.hawser.v1.SignTimeResponse\x12X\n" +
 	"\x0fAppendRecording\x12!.hawser.v1.AppendRecordingRequest\x1a\".hawser.v1.AppendRecordingResponse\x12U\n" +
-	"\x0eCloseRecording\x12 .hawser.v1.CloseRecordingRequest\x1a!.hawser.v1.CloseRecordingResponse2\xdf\t\n" +
+	"\x0eCloseRecording\x12 .hawser.v1.CloseRecordingRequest\x1a!.hawser.v1.CloseRecordingResponse2\xec\n" +
+	"\n" +
 	"\fAdminService\x12=\n" +
 	"\x06Whoami\x12\x18.hawser.v1.WhoamiRequest\x1a\x19.hawser.v1.WhoamiResponse\x12H\n" +
 	"\vRenewMyself\x12\x1d.hawser.v1.RenewMyselfRequest\x1a\x1a.hawser.v1.UserCredentials\x12L\n" +
@@ -5224,7 +6328,9 @@ const file_hawser_proto_rawDesc = "" +
 	"\vRemoveToken\x12\x1d.hawser.v1.RemoveTokenRequest\x1a\x1e.hawser.v1.RemoveTokenResponse\x12L\n" +
 	"\vListDevices\x12\x1d.hawser.v1.ListDevicesRequest\x1a\x1e.hawser.v1.ListDevicesResponse\x12;\n" +
 	"\tGetDevice\x12\x1b.hawser.v1.GetDeviceRequest\x1a\x11.hawser.v1.Device\x12O\n" +
-	"\fRemoveDevice\x12\x1e.hawser.v1.RemoveDeviceRequest\x1a\x1f.hawser.v1.RemoveDeviceResponse\x125\n" +
+	"\fRemoveDevice\x12\x1e.hawser.v1.RemoveDeviceRequest\x1a\x1f.hawser.v1.RemoveDeviceResponse\x12C\n" +
+	"\bListHubs\x12\x1a.hawser.v1.ListHubsRequest\x1a\x1b.hawser.v1.ListHubsResponse\x12F\n" +
+	"\tRemoveHub\x12\x1b.hawser.v1.RemoveHubRequest\x1a\x1c.hawser.v1.RemoveHubResponse\x125\n" +
 	"\aAddUser\x12\x19.hawser.v1.AddUserRequest\x1a\x0f.hawser.v1.User\x12F\n" +
 	"\tListUsers\x12\x1b.hawser.v1.ListUsersRequest\x1a\x1c.hawser.v1.ListUsersResponse\x12I\n" +
 	"\n" +
@@ -5249,7 +6355,7 @@ func file_hawser_proto_rawDescGZIP() []byte {
 }
 
 var file_hawser_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_hawser_proto_msgTypes = make([]protoimpl.MessageInfo, 70)
+var file_hawser_proto_msgTypes = make([]protoimpl.MessageInfo, 84)
 var file_hawser_proto_goTypes = []any{
 	(Code)(0),                       // 0: hawser.v1.Code
 	(Kind)(0),                       // 1: hawser.v1.Kind
@@ -5277,52 +6383,66 @@ var file_hawser_proto_goTypes = []any{
 	(*ReportDevicesRequest)(nil),    // 23: hawser.v1.ReportDevicesRequest
 	(*ReportDevicesResponse)(nil),   // 24: hawser.v1.ReportDevicesResponse
 	(*DeviceState)(nil),             // 25: hawser.v1.DeviceState
-	(*SignTimeRequest)(nil),         // 26: hawser.v1.SignTimeRequest
-	(*SignTimeResponse)(nil),        // 27: hawser.v1.SignTimeResponse
-	(*AppendRecordingRequest)(nil),  // 28: hawser.v1.AppendRecordingRequest
-	(*Chunk)(nil),                   // 29: hawser.v1.Chunk
-	(*AppendRecordingResponse)(nil), // 30: hawser.v1.AppendRecordingResponse
-	(*CloseRecordingRequest)(nil),   // 31: hawser.v1.CloseRecordingRequest
-	(*CloseRecordingResponse)(nil),  // 32: hawser.v1.CloseRecordingResponse
-	(*WhoamiRequest)(nil),           // 33: hawser.v1.WhoamiRequest
-	(*WhoamiResponse)(nil),          // 34: hawser.v1.WhoamiResponse
-	(*RenewMyselfRequest)(nil),      // 35: hawser.v1.RenewMyselfRequest
-	(*UserCredentials)(nil),         // 36: hawser.v1.UserCredentials
-	(*CreateTokenRequest)(nil),      // 37: hawser.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),     // 38: hawser.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),       // 39: hawser.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),      // 40: hawser.v1.ListTokensResponse
-	(*Token)(nil),                   // 41: hawser.v1.Token
-	(*RemoveTokenRequest)(nil),      // 42: hawser.v1.RemoveTokenRequest
-	(*RemoveTokenResponse)(nil),     // 43: hawser.v1.RemoveTokenResponse
-	(*ListDevicesRequest)(nil),      // 44: hawser.v1.ListDevicesRequest
-	(*ListDevicesResponse)(nil),     // 45: hawser.v1.ListDevicesResponse
-	(*Device)(nil),                  // 46: hawser.v1.Device
-	(*GetDeviceRequest)(nil),        // 47: hawser.v1.GetDeviceRequest
-	(*RemoveDeviceRequest)(nil),     // 48: hawser.v1.RemoveDeviceRequest
-	(*RemoveDeviceResponse)(nil),    // 49: hawser.v1.RemoveDeviceResponse
-	(*User)(nil),                    // 50: hawser.v1.User
-	(*UserKey)(nil),                 // 51: hawser.v1.UserKey
-	(*AddUserRequest)(nil),          // 52: hawser.v1.AddUserRequest
-	(*ListUsersRequest)(nil),        // 53: hawser.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),       // 54: hawser.v1.ListUsersResponse
-	(*RemoveUserRequest)(nil),       // 55: hawser.v1.RemoveUserRequest
-	(*RemoveUserResponse)(nil),      // 56: hawser.v1.RemoveUserResponse
-	(*ApplyRequest)(nil),            // 57: hawser.v1.ApplyRequest
-	(*ApplyResponse)(nil),           // 58: hawser.v1.ApplyResponse
-	(*AppliedResource)(nil),         // 59: hawser.v1.AppliedResource
-	(*GetRequest)(nil),              // 60: hawser.v1.GetRequest
-	(*GetResponse)(nil),             // 61: hawser.v1.GetResponse
-	(*ListRecordingsRequest)(nil),   // 62: hawser.v1.ListRecordingsRequest
-	(*ListRecordingsResponse)(nil),  // 63: hawser.v1.ListRecordingsResponse
-	(*Recording)(nil),               // 64: hawser.v1.Recording
-	(*GetRecordingRequest)(nil),     // 65: hawser.v1.GetRecordingRequest
-	(*GetRecordingResponse)(nil),    // 66: hawser.v1.GetRecordingResponse
-	(*ListSessionsRequest)(nil),     // 67: hawser.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),    // 68: hawser.v1.ListSessionsResponse
-	(*Session)(nil),                 // 69: hawser.v1.Session
-	(*KillSessionRequest)(nil),      // 70: hawser.v1.KillSessionRequest
-	(*KillSessionResponse)(nil),     // 71: hawser.v1.KillSessionResponse
+	(*ReportSessionsRequest)(nil),   // 26: hawser.v1.ReportSessionsRequest
+	(*ReportSessionsResponse)(nil),  // 27: hawser.v1.ReportSessionsResponse
+	(*SessionState)(nil),            // 28: hawser.v1.SessionState
+	(*ReportHistoryRequest)(nil),    // 29: hawser.v1.ReportHistoryRequest
+	(*DeviceHistory)(nil),           // 30: hawser.v1.DeviceHistory
+	(*ReportHistoryResponse)(nil),   // 31: hawser.v1.ReportHistoryResponse
+	(*DeviceEvent)(nil),             // 32: hawser.v1.DeviceEvent
+	(*ReportIncidentRequest)(nil),   // 33: hawser.v1.ReportIncidentRequest
+	(*ReportIncidentResponse)(nil),  // 34: hawser.v1.ReportIncidentResponse
+	(*SignTimeRequest)(nil),         // 35: hawser.v1.SignTimeRequest
+	(*SignTimeResponse)(nil),        // 36: hawser.v1.SignTimeResponse
+	(*AppendRecordingRequest)(nil),  // 37: hawser.v1.AppendRecordingRequest
+	(*Chunk)(nil),                   // 38: hawser.v1.Chunk
+	(*AppendRecordingResponse)(nil), // 39: hawser.v1.AppendRecordingResponse
+	(*CloseRecordingRequest)(nil),   // 40: hawser.v1.CloseRecordingRequest
+	(*CloseRecordingResponse)(nil),  // 41: hawser.v1.CloseRecordingResponse
+	(*WhoamiRequest)(nil),           // 42: hawser.v1.WhoamiRequest
+	(*WhoamiResponse)(nil),          // 43: hawser.v1.WhoamiResponse
+	(*RenewMyselfRequest)(nil),      // 44: hawser.v1.RenewMyselfRequest
+	(*UserCredentials)(nil),         // 45: hawser.v1.UserCredentials
+	(*CreateTokenRequest)(nil),      // 46: hawser.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),     // 47: hawser.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),       // 48: hawser.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),      // 49: hawser.v1.ListTokensResponse
+	(*Token)(nil),                   // 50: hawser.v1.Token
+	(*RemoveTokenRequest)(nil),      // 51: hawser.v1.RemoveTokenRequest
+	(*RemoveTokenResponse)(nil),     // 52: hawser.v1.RemoveTokenResponse
+	(*ListDevicesRequest)(nil),      // 53: hawser.v1.ListDevicesRequest
+	(*ListDevicesResponse)(nil),     // 54: hawser.v1.ListDevicesResponse
+	(*Device)(nil),                  // 55: hawser.v1.Device
+	(*Tunnel)(nil),                  // 56: hawser.v1.Tunnel
+	(*GetDeviceRequest)(nil),        // 57: hawser.v1.GetDeviceRequest
+	(*RemoveDeviceRequest)(nil),     // 58: hawser.v1.RemoveDeviceRequest
+	(*RemoveDeviceResponse)(nil),    // 59: hawser.v1.RemoveDeviceResponse
+	(*ListHubsRequest)(nil),         // 60: hawser.v1.ListHubsRequest
+	(*ListHubsResponse)(nil),        // 61: hawser.v1.ListHubsResponse
+	(*RemoveHubRequest)(nil),        // 62: hawser.v1.RemoveHubRequest
+	(*RemoveHubResponse)(nil),       // 63: hawser.v1.RemoveHubResponse
+	(*User)(nil),                    // 64: hawser.v1.User
+	(*UserKey)(nil),                 // 65: hawser.v1.UserKey
+	(*AddUserRequest)(nil),          // 66: hawser.v1.AddUserRequest
+	(*ListUsersRequest)(nil),        // 67: hawser.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),       // 68: hawser.v1.ListUsersResponse
+	(*RemoveUserRequest)(nil),       // 69: hawser.v1.RemoveUserRequest
+	(*RemoveUserResponse)(nil),      // 70: hawser.v1.RemoveUserResponse
+	(*ApplyRequest)(nil),            // 71: hawser.v1.ApplyRequest
+	(*ApplyResponse)(nil),           // 72: hawser.v1.ApplyResponse
+	(*AppliedResource)(nil),         // 73: hawser.v1.AppliedResource
+	(*GetRequest)(nil),              // 74: hawser.v1.GetRequest
+	(*GetResponse)(nil),             // 75: hawser.v1.GetResponse
+	(*ListRecordingsRequest)(nil),   // 76: hawser.v1.ListRecordingsRequest
+	(*ListRecordingsResponse)(nil),  // 77: hawser.v1.ListRecordingsResponse
+	(*Recording)(nil),               // 78: hawser.v1.Recording
+	(*GetRecordingRequest)(nil),     // 79: hawser.v1.GetRecordingRequest
+	(*GetRecordingResponse)(nil),    // 80: hawser.v1.GetRecordingResponse
+	(*ListSessionsRequest)(nil),     // 81: hawser.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),    // 82: hawser.v1.ListSessionsResponse
+	(*Session)(nil),                 // 83: hawser.v1.Session
+	(*KillSessionRequest)(nil),      // 84: hawser.v1.KillSessionRequest
+	(*KillSessionResponse)(nil),     // 85: hawser.v1.KillSessionResponse
 }
 var file_hawser_proto_depIdxs = []int32{
 	0,  // 0: hawser.v1.Problem.code:type_name -> hawser.v1.Code
@@ -5338,83 +6458,100 @@ var file_hawser_proto_depIdxs = []int32{
 	21, // 10: hawser.v1.WatchResponse.kills:type_name -> hawser.v1.Kill
 	3,  // 11: hawser.v1.WatchDevice.labels:type_name -> hawser.v1.Label
 	25, // 12: hawser.v1.ReportDevicesRequest.devices:type_name -> hawser.v1.DeviceState
-	29, // 13: hawser.v1.AppendRecordingRequest.chunks:type_name -> hawser.v1.Chunk
-	22, // 14: hawser.v1.WhoamiResponse.hubs:type_name -> hawser.v1.Hub
-	22, // 15: hawser.v1.UserCredentials.hubs:type_name -> hawser.v1.Hub
-	3,  // 16: hawser.v1.CreateTokenRequest.labels:type_name -> hawser.v1.Label
-	41, // 17: hawser.v1.ListTokensResponse.tokens:type_name -> hawser.v1.Token
-	3,  // 18: hawser.v1.Token.labels:type_name -> hawser.v1.Label
-	46, // 19: hawser.v1.ListDevicesResponse.devices:type_name -> hawser.v1.Device
-	3,  // 20: hawser.v1.Device.labels:type_name -> hawser.v1.Label
-	3,  // 21: hawser.v1.Device.evidence:type_name -> hawser.v1.Label
-	51, // 22: hawser.v1.User.keys:type_name -> hawser.v1.UserKey
-	50, // 23: hawser.v1.ListUsersResponse.users:type_name -> hawser.v1.User
-	59, // 24: hawser.v1.ApplyResponse.resources:type_name -> hawser.v1.AppliedResource
-	64, // 25: hawser.v1.ListRecordingsResponse.recordings:type_name -> hawser.v1.Recording
-	64, // 26: hawser.v1.GetRecordingResponse.recording:type_name -> hawser.v1.Recording
-	29, // 27: hawser.v1.GetRecordingResponse.chunks:type_name -> hawser.v1.Chunk
-	69, // 28: hawser.v1.ListSessionsResponse.sessions:type_name -> hawser.v1.Session
-	4,  // 29: hawser.v1.JoinService.JoinHub:input_type -> hawser.v1.JoinHubRequest
-	6,  // 30: hawser.v1.JoinService.RenewHub:input_type -> hawser.v1.RenewHubRequest
-	7,  // 31: hawser.v1.HubService.JoinDevice:input_type -> hawser.v1.JoinDeviceRequest
-	8,  // 32: hawser.v1.HubService.RenewDevice:input_type -> hawser.v1.RenewDeviceRequest
-	10, // 33: hawser.v1.HubService.Admit:input_type -> hawser.v1.AdmitRequest
-	14, // 34: hawser.v1.HubService.Release:input_type -> hawser.v1.ReleaseRequest
-	16, // 35: hawser.v1.HubService.Watch:input_type -> hawser.v1.WatchRequest
-	23, // 36: hawser.v1.HubService.ReportDevices:input_type -> hawser.v1.ReportDevicesRequest
-	26, // 37: hawser.v1.HubService.SignTime:input_type -> hawser.v1.SignTimeRequest
-	28, // 38: hawser.v1.HubService.AppendRecording:input_type -> hawser.v1.AppendRecordingRequest
-	31, // 39: hawser.v1.HubService.CloseRecording:input_type -> hawser.v1.CloseRecordingRequest
-	33, // 40: hawser.v1.AdminService.Whoami:input_type -> hawser.v1.WhoamiRequest
-	35, // 41: hawser.v1.AdminService.RenewMyself:input_type -> hawser.v1.RenewMyselfRequest
-	37, // 42: hawser.v1.AdminService.CreateToken:input_type -> hawser.v1.CreateTokenRequest
-	39, // 43: hawser.v1.AdminService.ListTokens:input_type -> hawser.v1.ListTokensRequest
-	42, // 44: hawser.v1.AdminService.RemoveToken:input_type -> hawser.v1.RemoveTokenRequest
-	44, // 45: hawser.v1.AdminService.ListDevices:input_type -> hawser.v1.ListDevicesRequest
-	47, // 46: hawser.v1.AdminService.GetDevice:input_type -> hawser.v1.GetDeviceRequest
-	48, // 47: hawser.v1.AdminService.RemoveDevice:input_type -> hawser.v1.RemoveDeviceRequest
-	52, // 48: hawser.v1.AdminService.AddUser:input_type -> hawser.v1.AddUserRequest
-	53, // 49: hawser.v1.AdminService.ListUsers:input_type -> hawser.v1.ListUsersRequest
-	55, // 50: hawser.v1.AdminService.RemoveUser:input_type -> hawser.v1.RemoveUserRequest
-	57, // 51: hawser.v1.AdminService.Apply:input_type -> hawser.v1.ApplyRequest
-	60, // 52: hawser.v1.AdminService.Get:input_type -> hawser.v1.GetRequest
-	62, // 53: hawser.v1.AdminService.ListRecordings:input_type -> hawser.v1.ListRecordingsRequest
-	65, // 54: hawser.v1.AdminService.GetRecording:input_type -> hawser.v1.GetRecordingRequest
-	67, // 55: hawser.v1.AdminService.ListSessions:input_type -> hawser.v1.ListSessionsRequest
-	70, // 56: hawser.v1.AdminService.KillSession:input_type -> hawser.v1.KillSessionRequest
-	5,  // 57: hawser.v1.JoinService.JoinHub:output_type -> hawser.v1.JoinHubResponse
-	5,  // 58: hawser.v1.JoinService.RenewHub:output_type -> hawser.v1.JoinHubResponse
-	9,  // 59: hawser.v1.HubService.JoinDevice:output_type -> hawser.v1.DeviceCredentials
-	9,  // 60: hawser.v1.HubService.RenewDevice:output_type -> hawser.v1.DeviceCredentials
-	12, // 61: hawser.v1.HubService.Admit:output_type -> hawser.v1.AdmitResponse
-	15, // 62: hawser.v1.HubService.Release:output_type -> hawser.v1.ReleaseResponse
-	17, // 63: hawser.v1.HubService.Watch:output_type -> hawser.v1.WatchResponse
-	24, // 64: hawser.v1.HubService.ReportDevices:output_type -> hawser.v1.ReportDevicesResponse
-	27, // 65: hawser.v1.HubService.SignTime:output_type -> hawser.v1.SignTimeResponse
-	30, // 66: hawser.v1.HubService.AppendRecording:output_type -> hawser.v1.AppendRecordingResponse
-	32, // 67: hawser.v1.HubService.CloseRecording:output_type -> hawser.v1.CloseRecordingResponse
-	34, // 68: hawser.v1.AdminService.Whoami:output_type -> hawser.v1.WhoamiResponse
-	36, // 69: hawser.v1.AdminService.RenewMyself:output_type -> hawser.v1.UserCredentials
-	38, // 70: hawser.v1.AdminService.CreateToken:output_type -> hawser.v1.CreateTokenResponse
-	40, // 71: hawser.v1.AdminService.ListTokens:output_type -> hawser.v1.ListTokensResponse
-	43, // 72: hawser.v1.AdminService.RemoveToken:output_type -> hawser.v1.RemoveTokenResponse
-	45, // 73: hawser.v1.AdminService.ListDevices:output_type -> hawser.v1.ListDevicesResponse
-	46, // 74: hawser.v1.AdminService.GetDevice:output_type -> hawser.v1.Device
-	49, // 75: hawser.v1.AdminService.RemoveDevice:output_type -> hawser.v1.RemoveDeviceResponse
-	50, // 76: hawser.v1.AdminService.AddUser:output_type -> hawser.v1.User
-	54, // 77: hawser.v1.AdminService.ListUsers:output_type -> hawser.v1.ListUsersResponse
-	56, // 78: hawser.v1.AdminService.RemoveUser:output_type -> hawser.v1.RemoveUserResponse
-	58, // 79: hawser.v1.AdminService.Apply:output_type -> hawser.v1.ApplyResponse
-	61, // 80: hawser.v1.AdminService.Get:output_type -> hawser.v1.GetResponse
-	63, // 81: hawser.v1.AdminService.ListRecordings:output_type -> hawser.v1.ListRecordingsResponse
-	66, // 82: hawser.v1.AdminService.GetRecording:output_type -> hawser.v1.GetRecordingResponse
-	68, // 83: hawser.v1.AdminService.ListSessions:output_type -> hawser.v1.ListSessionsResponse
-	71, // 84: hawser.v1.AdminService.KillSession:output_type -> hawser.v1.KillSessionResponse
-	57, // [57:85] is the sub-list for method output_type
-	29, // [29:57] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	28, // 13: hawser.v1.ReportSessionsRequest.sessions:type_name -> hawser.v1.SessionState
+	1,  // 14: hawser.v1.SessionState.kind:type_name -> hawser.v1.Kind
+	30, // 15: hawser.v1.ReportHistoryRequest.histories:type_name -> hawser.v1.DeviceHistory
+	32, // 16: hawser.v1.DeviceHistory.events:type_name -> hawser.v1.DeviceEvent
+	38, // 17: hawser.v1.AppendRecordingRequest.chunks:type_name -> hawser.v1.Chunk
+	22, // 18: hawser.v1.WhoamiResponse.hubs:type_name -> hawser.v1.Hub
+	22, // 19: hawser.v1.UserCredentials.hubs:type_name -> hawser.v1.Hub
+	3,  // 20: hawser.v1.CreateTokenRequest.labels:type_name -> hawser.v1.Label
+	50, // 21: hawser.v1.ListTokensResponse.tokens:type_name -> hawser.v1.Token
+	3,  // 22: hawser.v1.Token.labels:type_name -> hawser.v1.Label
+	55, // 23: hawser.v1.ListDevicesResponse.devices:type_name -> hawser.v1.Device
+	3,  // 24: hawser.v1.Device.labels:type_name -> hawser.v1.Label
+	3,  // 25: hawser.v1.Device.evidence:type_name -> hawser.v1.Label
+	56, // 26: hawser.v1.Device.tunnels:type_name -> hawser.v1.Tunnel
+	32, // 27: hawser.v1.Device.history:type_name -> hawser.v1.DeviceEvent
+	22, // 28: hawser.v1.ListHubsResponse.hubs:type_name -> hawser.v1.Hub
+	65, // 29: hawser.v1.User.keys:type_name -> hawser.v1.UserKey
+	64, // 30: hawser.v1.ListUsersResponse.users:type_name -> hawser.v1.User
+	73, // 31: hawser.v1.ApplyResponse.resources:type_name -> hawser.v1.AppliedResource
+	78, // 32: hawser.v1.ListRecordingsResponse.recordings:type_name -> hawser.v1.Recording
+	78, // 33: hawser.v1.GetRecordingResponse.recording:type_name -> hawser.v1.Recording
+	38, // 34: hawser.v1.GetRecordingResponse.chunks:type_name -> hawser.v1.Chunk
+	83, // 35: hawser.v1.ListSessionsResponse.sessions:type_name -> hawser.v1.Session
+	4,  // 36: hawser.v1.JoinService.JoinHub:input_type -> hawser.v1.JoinHubRequest
+	6,  // 37: hawser.v1.JoinService.RenewHub:input_type -> hawser.v1.RenewHubRequest
+	7,  // 38: hawser.v1.HubService.JoinDevice:input_type -> hawser.v1.JoinDeviceRequest
+	8,  // 39: hawser.v1.HubService.RenewDevice:input_type -> hawser.v1.RenewDeviceRequest
+	10, // 40: hawser.v1.HubService.Admit:input_type -> hawser.v1.AdmitRequest
+	14, // 41: hawser.v1.HubService.Release:input_type -> hawser.v1.ReleaseRequest
+	16, // 42: hawser.v1.HubService.Watch:input_type -> hawser.v1.WatchRequest
+	23, // 43: hawser.v1.HubService.ReportDevices:input_type -> hawser.v1.ReportDevicesRequest
+	26, // 44: hawser.v1.HubService.ReportSessions:input_type -> hawser.v1.ReportSessionsRequest
+	29, // 45: hawser.v1.HubService.ReportHistory:input_type -> hawser.v1.ReportHistoryRequest
+	33, // 46: hawser.v1.HubService.ReportIncident:input_type -> hawser.v1.ReportIncidentRequest
+	35, // 47: hawser.v1.HubService.SignTime:input_type -> hawser.v1.SignTimeRequest
+	37, // 48: hawser.v1.HubService.AppendRecording:input_type -> hawser.v1.AppendRecordingRequest
+	40, // 49: hawser.v1.HubService.CloseRecording:input_type -> hawser.v1.CloseRecordingRequest
+	42, // 50: hawser.v1.AdminService.Whoami:input_type -> hawser.v1.WhoamiRequest
+	44, // 51: hawser.v1.AdminService.RenewMyself:input_type -> hawser.v1.RenewMyselfRequest
+	46, // 52: hawser.v1.AdminService.CreateToken:input_type -> hawser.v1.CreateTokenRequest
+	48, // 53: hawser.v1.AdminService.ListTokens:input_type -> hawser.v1.ListTokensRequest
+	51, // 54: hawser.v1.AdminService.RemoveToken:input_type -> hawser.v1.RemoveTokenRequest
+	53, // 55: hawser.v1.AdminService.ListDevices:input_type -> hawser.v1.ListDevicesRequest
+	57, // 56: hawser.v1.AdminService.GetDevice:input_type -> hawser.v1.GetDeviceRequest
+	58, // 57: hawser.v1.AdminService.RemoveDevice:input_type -> hawser.v1.RemoveDeviceRequest
+	60, // 58: hawser.v1.AdminService.ListHubs:input_type -> hawser.v1.ListHubsRequest
+	62, // 59: hawser.v1.AdminService.RemoveHub:input_type -> hawser.v1.RemoveHubRequest
+	66, // 60: hawser.v1.AdminService.AddUser:input_type -> hawser.v1.AddUserRequest
+	67, // 61: hawser.v1.AdminService.ListUsers:input_type -> hawser.v1.ListUsersRequest
+	69, // 62: hawser.v1.AdminService.RemoveUser:input_type -> hawser.v1.RemoveUserRequest
+	71, // 63: hawser.v1.AdminService.Apply:input_type -> hawser.v1.ApplyRequest
+	74, // 64: hawser.v1.AdminService.Get:input_type -> hawser.v1.GetRequest
+	76, // 65: hawser.v1.AdminService.ListRecordings:input_type -> hawser.v1.ListRecordingsRequest
+	79, // 66: hawser.v1.AdminService.GetRecording:input_type -> hawser.v1.GetRecordingRequest
+	81, // 67: hawser.v1.AdminService.ListSessions:input_type -> hawser.v1.ListSessionsRequest
+	84, // 68: hawser.v1.AdminService.KillSession:input_type -> hawser.v1.KillSessionRequest
+	5,  // 69: hawser.v1.JoinService.JoinHub:output_type -> hawser.v1.JoinHubResponse
+	5,  // 70: hawser.v1.JoinService.RenewHub:output_type -> hawser.v1.JoinHubResponse
+	9,  // 71: hawser.v1.HubService.JoinDevice:output_type -> hawser.v1.DeviceCredentials
+	9,  // 72: hawser.v1.HubService.RenewDevice:output_type -> hawser.v1.DeviceCredentials
+	12, // 73: hawser.v1.HubService.Admit:output_type -> hawser.v1.AdmitResponse
+	15, // 74: hawser.v1.HubService.Release:output_type -> hawser.v1.ReleaseResponse
+	17, // 75: hawser.v1.HubService.Watch:output_type -> hawser.v1.WatchResponse
+	24, // 76: hawser.v1.HubService.ReportDevices:output_type -> hawser.v1.ReportDevicesResponse
+	27, // 77: hawser.v1.HubService.ReportSessions:output_type -> hawser.v1.ReportSessionsResponse
+	31, // 78: hawser.v1.HubService.ReportHistory:output_type -> hawser.v1.ReportHistoryResponse
+	34, // 79: hawser.v1.HubService.ReportIncident:output_type -> hawser.v1.ReportIncidentResponse
+	36, // 80: hawser.v1.HubService.SignTime:output_type -> hawser.v1.SignTimeResponse
+	39, // 81: hawser.v1.HubService.AppendRecording:output_type -> hawser.v1.AppendRecordingResponse
+	41, // 82: hawser.v1.HubService.CloseRecording:output_type -> hawser.v1.CloseRecordingResponse
+	43, // 83: hawser.v1.AdminService.Whoami:output_type -> hawser.v1.WhoamiResponse
+	45, // 84: hawser.v1.AdminService.RenewMyself:output_type -> hawser.v1.UserCredentials
+	47, // 85: hawser.v1.AdminService.CreateToken:output_type -> hawser.v1.CreateTokenResponse
+	49, // 86: hawser.v1.AdminService.ListTokens:output_type -> hawser.v1.ListTokensResponse
+	52, // 87: hawser.v1.AdminService.RemoveToken:output_type -> hawser.v1.RemoveTokenResponse
+	54, // 88: hawser.v1.AdminService.ListDevices:output_type -> hawser.v1.ListDevicesResponse
+	55, // 89: hawser.v1.AdminService.GetDevice:output_type -> hawser.v1.Device
+	59, // 90: hawser.v1.AdminService.RemoveDevice:output_type -> hawser.v1.RemoveDeviceResponse
+	61, // 91: hawser.v1.AdminService.ListHubs:output_type -> hawser.v1.ListHubsResponse
+	63, // 92: hawser.v1.AdminService.RemoveHub:output_type -> hawser.v1.RemoveHubResponse
+	64, // 93: hawser.v1.AdminService.AddUser:output_type -> hawser.v1.User
+	68, // 94: hawser.v1.AdminService.ListUsers:output_type -> hawser.v1.ListUsersResponse
+	70, // 95: hawser.v1.AdminService.RemoveUser:output_type -> hawser.v1.RemoveUserResponse
+	72, // 96: hawser.v1.AdminService.Apply:output_type -> hawser.v1.ApplyResponse
+	75, // 97: hawser.v1.AdminService.Get:output_type -> hawser.v1.GetResponse
+	77, // 98: hawser.v1.AdminService.ListRecordings:output_type -> hawser.v1.ListRecordingsResponse
+	80, // 99: hawser.v1.AdminService.GetRecording:output_type -> hawser.v1.GetRecordingResponse
+	82, // 100: hawser.v1.AdminService.ListSessions:output_type -> hawser.v1.ListSessionsResponse
+	85, // 101: hawser.v1.AdminService.KillSession:output_type -> hawser.v1.KillSessionResponse
+	69, // [69:102] is the sub-list for method output_type
+	36, // [36:69] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_hawser_proto_init() }
@@ -5428,7 +6565,7 @@ func file_hawser_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hawser_proto_rawDesc), len(file_hawser_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   70,
+			NumMessages:   84,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

@@ -29,6 +29,7 @@
 //	19 offline          integer, 1 when a hub signed it with auth away
 //	20 not before       integer, Unix milliseconds
 //	21 not after        integer, Unix milliseconds
+//	22 detached life    integer, milliseconds; absent: 10 minutes
 package grant
 
 import (
@@ -88,8 +89,10 @@ type Grant struct {
 	EntryHub       [16]byte
 	Record         string
 	Offline        bool
-	NotBefore      time.Time // millisecond precision on the wire
-	NotAfter       time.Time
+	// DetachedLife is how long what was opened may be without a tunnel to its device before it ends; 0: it ends at once.
+	DetachedLife time.Duration
+	NotBefore    time.Time // millisecond precision on the wire
+	NotAfter     time.Time
 }
 
 // Errors of Sign, Open and Check. Callers may show the text to an operator, not to a stranger.
@@ -210,11 +213,12 @@ func (g *Grant) encode() []byte {
 		b = tlv.AppendUint(b, 19, 1)
 	}
 	b = tlv.AppendUint(b, 20, uint64(g.NotBefore.UnixMilli()))
-	return tlv.AppendUint(b, 21, uint64(g.NotAfter.UnixMilli()))
+	b = tlv.AppendUint(b, 21, uint64(g.NotAfter.UnixMilli()))
+	return tlv.AppendUint(b, 22, uint64(g.DetachedLife.Milliseconds()))
 }
 
 func decode(payload []byte) (*Grant, error) {
-	g := new(Grant)
+	g := &Grant{DetachedLife: defaultDetachedLife}
 	err := tlv.Read(payload, func(tag uint8, v []byte) error {
 		switch tag {
 		case 1:
@@ -273,6 +277,13 @@ func decode(payload []byte) (*Grant, error) {
 			return readTime(&g.NotBefore, v)
 		case 21:
 			return readTime(&g.NotAfter, v)
+		case 22:
+			n, err := tlv.Uint(v)
+			if err == nil && n > uint64(MaxDetachedLife.Milliseconds()) {
+				return tlv.ErrLength
+			}
+			g.DetachedLife = time.Duration(n) * time.Millisecond
+			return err
 		}
 		return nil
 	})
@@ -320,6 +331,8 @@ func (g *Grant) valid() error {
 		return fmt.Errorf("%w: client address", ErrMalformed)
 	case g.NotBefore.UnixMilli() < 0 || g.NotAfter.UnixMilli() > maxUnixMilli:
 		return fmt.Errorf("%w: time", ErrMalformed)
+	case g.DetachedLife < 0 || g.DetachedLife > MaxDetachedLife:
+		return fmt.Errorf("%w: detached life", ErrMalformed)
 	case !g.NotBefore.Before(g.NotAfter):
 		return fmt.Errorf("%w: ends before it begins", ErrMalformed)
 	case g.NotAfter.Sub(g.NotBefore) > MaxLife:

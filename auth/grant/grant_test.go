@@ -24,7 +24,7 @@ func sample() *Grant {
 		User: "alice", Method: "certificate", Roles: []string{"field", "lead"}, PolicyRevision: 9, Device: [16]byte{4},
 		Incarnation: [16]byte{5}, Login: "root", Channels: []string{"shell", "sftp"}, ForceCommand: "id",
 		ForwardTo: []string{"127.0.0.1:80"}, ClientAddr: netip.MustParseAddrPort("[2001:db8::1]:4711"),
-		EntryHub: [16]byte{6}, Record: "best-effort", Offline: true,
+		EntryHub: [16]byte{6}, Record: "best-effort", Offline: true, DetachedLife: 90 * time.Second,
 	}
 	g.NotBefore, g.NotAfter = Window(t0)
 	return g
@@ -47,6 +47,19 @@ func TestGrantRoundTrip(t *testing.T) {
 	}
 	if !got.Permits("sftp") || got.Permits("exec") {
 		t.Error("permits other channels than it names")
+	}
+}
+
+// What auth says is what an edge obeys: nothing at all is not ten minutes, and silence is not nothing.
+func TestDetachedLifeCanBeNoneAndIsTenMinutesUnsaid(t *testing.T) {
+	g := sample()
+	g.DetachedLife = 0
+	if got, err := Open(sign(t, g), pub); err != nil || got.DetachedLife != 0 {
+		t.Errorf("0 was read as %v, %v", got.DetachedLife, err)
+	}
+	payload := g.encode()
+	if got, err := decode(payload[:len(payload)-12]); err != nil || got.DetachedLife != 10*time.Minute {
+		t.Errorf("unsaid was read as %v, %v", got.DetachedLife, err)
 	}
 }
 
@@ -123,6 +136,7 @@ func TestIssuerCannotExceedTheLimits(t *testing.T) {
 		"no device": {func(g *Grant) { g.Device = [16]byte{} }, ErrMalformed},
 		"no user":   {func(g *Grant) { g.User = "" }, ErrMalformed},
 		"no client": {func(g *Grant) { g.ClientAddr = netip.AddrPort{} }, ErrMalformed},
+		"detached":  {func(g *Grant) { g.DetachedLife = MaxDetachedLife + 1 }, ErrMalformed},
 		"command":   {func(g *Grant) { g.ForceCommand = strings.Repeat("x", maxForceCommand+1) }, ErrMalformed},
 		"roles":     {func(g *Grant) { g.Roles = make([]string, maxRoles+1) }, ErrMalformed},
 	} {

@@ -8,6 +8,10 @@ const (
 	MaxLife = 5 * time.Minute
 	// Backdate is how far back an issuer sets NotBefore, for edges whose clock is behind.
 	Backdate = 2 * time.Minute
+	// MaxDetachedLife bounds DetachedLife.
+	MaxDetachedLife = time.Hour
+	// defaultDetachedLife is that of a grant that does not say.
+	defaultDetachedLife = 10 * time.Minute
 )
 
 // What we chose. Lengths are in bytes.

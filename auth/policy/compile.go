@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"time"
 
 	"hawser/auth/internal/tlv"
 )
@@ -20,7 +21,7 @@ var (
 //
 // Encoded it is TLV, at most MaxCompiled bytes: 1 revision, integer; 2 role, repeated, in the order of names, itself TLV: 1
 // name; 2 recording mode; 3 allow and 4 deny, each absent or a rule, itself TLV of repeated strings: 1 login, 2 channel, 3
-// forward to, 4 way. In a deny rule what is absent means any.
+// forward to, 4 way; 5 detached life, integer, milliseconds, absent: 10 minutes. In a deny rule what is absent means any.
 type Compiled struct {
 	Revision uint64
 	roles    []compiledRole // sorted by name
@@ -31,6 +32,8 @@ type compiledRole struct {
 	record string
 	allow  *compiledRule
 	deny   *compiledRule
+	// detachedLife is in force where the role allows something.
+	detachedLife time.Duration
 	// The Decision.Rule texts, made once: decisions are hot.
 	allowText, denyText string
 }
@@ -47,7 +50,10 @@ type compiledRule struct {
 func Compile(revision uint64, roles []Role, dev Device) Compiled {
 	c := Compiled{Revision: revision}
 	for _, r := range roles {
-		cr := compiledRole{name: r.Name, record: cmp.Or(r.Options.Record, RecordBestEffort)}
+		cr := compiledRole{name: r.Name, record: cmp.Or(r.Options.Record, RecordBestEffort), detachedLife: DefaultDetachedLife}
+		if r.Options.DetachedLife != nil {
+			cr.detachedLife = *r.Options.DetachedLife
+		}
 		if Match(r.Allow.Devices, dev) {
 			cr.allow = newRule(r.Allow)
 			if len(cr.allow.ways) == 0 {
@@ -112,6 +118,9 @@ func (c Compiled) Encode() ([]byte, error) {
 		if r.deny != nil {
 			e = tlv.AppendBytes(e, 4, r.deny.encode())
 		}
+		if r.detachedLife != DefaultDetachedLife {
+			e = tlv.AppendUint(e, 5, uint64(r.detachedLife.Milliseconds()))
+		}
 		b = tlv.AppendBytes(b, 2, e)
 	}
 	if len(b) > MaxCompiled || len(c.roles) > maxRoles {
@@ -158,7 +167,7 @@ func Decode(b []byte) (Compiled, error) {
 }
 
 func decodeRole(b []byte) (compiledRole, error) {
-	var r compiledRole
+	r := compiledRole{detachedLife: DefaultDetachedLife}
 	err := tlv.Read(b, func(tag uint8, v []byte) (err error) {
 		switch tag {
 		case 1:
@@ -169,6 +178,12 @@ func decodeRole(b []byte) (compiledRole, error) {
 			r.allow, err = decodeRule(v)
 		case 4:
 			r.deny, err = decodeRule(v)
+		case 5:
+			var ms uint64
+			if ms, err = tlv.Uint(v); err == nil && ms > uint64(MaxDetachedLife.Milliseconds()) {
+				err = tlv.ErrLength
+			}
+			r.detachedLife = time.Duration(ms) * time.Millisecond
 		}
 		return err
 	})

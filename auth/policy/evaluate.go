@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"net/netip"
 	"slices"
+	"time"
 )
 
 // Evaluate answers for a user who holds roles, all of which must be valid.
@@ -99,6 +100,9 @@ type Access struct {
 	ForwardTo []string // empty where some role does not limit targets, or none allows forwards
 	Ways      []string
 	Record    string // the strictest recording mode; empty without access
+	// DetachedLife is the shortest of the roles that allow something: how long what is opened may be without its device. 0
+	// ends it at once, and is what there is without access.
+	DetachedLife time.Duration
 
 	roles      []compiledRole
 	login, way string // set by For; empty: any
@@ -139,7 +143,7 @@ func (a Access) summarise() Access {
 		}
 		logins = sorted(logins)
 	}
-	unlimited := false
+	unlimited, first := false, true
 	for _, r := range a.roles {
 		if r.allow == nil {
 			continue
@@ -154,6 +158,9 @@ func (a Access) summarise() Access {
 					a.Channels = append(a.Channels, channel)
 					a.Ways = append(a.Ways, way)
 					a.Record = stricter(a.Record, r.record)
+					if first || r.detachedLife < a.DetachedLife {
+						a.DetachedLife, first = r.detachedLife, false
+					}
 					if channel == LocalForward || channel == SocketForward {
 						a.ForwardTo = append(a.ForwardTo, r.allow.forwardTo...)
 						unlimited = unlimited || len(r.allow.forwardTo) == 0

@@ -4,7 +4,7 @@ package policy
 // cannot drift.
 type field struct {
 	key string
-	at  any // *string, *bool, *int, *time.Duration, *[]string, or one of the pointers to our own types
+	at  any // *string, *bool, *int, *time.Duration, **time.Duration, *[]string, or one of the pointers to our own types
 }
 
 func (r *Role) fields() []field {

@@ -15,7 +15,7 @@ func FuzzFromMap(f *testing.F) {
 		}},
 		{"kind": "role", "name": "later", "allow": map[string]any{
 			"join": []any{map[string]any{"roles": "x", "modes": []any{1}}}, "devices": map[string]any{"*": "*"}, "audit": "none",
-		}, "options": map[string]any{"max_connections": 1e300, "require_moderators": map[string]any{"count": 1, "on_leave": "end"}}},
+		}, "options": map[string]any{"max_connections": 1e300, "detached_life": 0, "require_moderators": map[string]any{"count": 1, "on_leave": "end"}}},
 	} {
 		b, err := json.Marshal(m)
 		if err != nil {

@@ -8,6 +8,8 @@ const (
 	MaxCompiled = 16 << 10
 	// DefaultDetachedLife is the detached_life of a role that states none.
 	DefaultDetachedLife = 10 * time.Minute
+	// MaxDetachedLife bounds it.
+	MaxDetachedLife = time.Hour
 )
 
 // What we chose. Lengths are in bytes.

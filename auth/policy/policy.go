@@ -92,7 +92,7 @@ type Options struct {
 	MaxConnections        int
 	MaxSessions           int
 	Reserved              bool
-	DetachedLife          time.Duration
+	DetachedLife          *time.Duration // 0..60m, 0: at once; nil: DefaultDetachedLife; the shortest of a user's roles counts
 	PresenceCheck         time.Duration
 	IdleTimeout           time.Duration
 	MaxSessionDuration    time.Duration

@@ -425,3 +425,58 @@ func BenchmarkEvaluate(b *testing.B) {
 		}
 	}
 }
+
+func TestShortestDetachedLifeOfTheRolesThatAllowCounts(t *testing.T) {
+	with := func(name string, life *time.Duration, allow bool) Role {
+		r := Role{Name: name, Options: Options{DetachedLife: life}}
+		if allow {
+			r.Allow = Rule{Devices: map[string][]string{"*": {"*"}}, Logins: []string{"root"}, Channels: []string{Shell}}
+		}
+		return r
+	}
+	unsaid, short, none := with("unsaid", nil, true), with("short", new(time.Minute), true), with("none", new(time.Duration(0)), true)
+	long, elsewhere := with("long", new(time.Hour), true), with("elsewhere", new(time.Second), false)
+	for name, tt := range map[string]struct {
+		roles []Role
+		want  time.Duration
+	}{
+		"no role":                       {nil, 0},
+		"unsaid":                        {[]Role{unsaid}, DefaultDetachedLife},
+		"short and unsaid":              {[]Role{unsaid, short}, time.Minute},
+		"short and long":                {[]Role{long, short}, time.Minute},
+		"long and unsaid":               {[]Role{long, unsaid}, DefaultDetachedLife},
+		"long alone":                    {[]Role{long}, time.Hour},
+		"none is shortest":              {[]Role{short, none, unsaid}, 0},
+		"a role that allows nothing":    {[]Role{elsewhere, unsaid}, DefaultDetachedLife},
+		"the order makes no difference": {[]Role{none, short}, 0},
+	} {
+		if got := Merge(tt.roles, gw).For("root", WayHub).DetachedLife; got != tt.want {
+			t.Errorf("%s: got %v, want %v", name, got, tt.want)
+		}
+		b, err := Compile(1, tt.roles, gw).Encode()
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := Decode(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.Access(names(tt.roles)).DetachedLife; got != tt.want {
+			t.Errorf("%s: the device reads %v, want %v", name, got, tt.want)
+		}
+	}
+}
+
+func TestDetachedLifeOfARoleHasBounds(t *testing.T) {
+	for text, ok := range map[string]bool{"0s": true, "10m": true, "60m": true, "61m": false, "-1s": false} {
+		m := resource()
+		m["options"] = map[string]any{"detached_life": text}
+		r, err := FromMap(m)
+		if (err == nil) != ok {
+			t.Errorf("%s: %v", text, err)
+		}
+		if ok && text == "0s" && (r.Options.DetachedLife == nil || *r.Options.DetachedLife != 0) {
+			t.Error("0s was taken for unsaid")
+		}
+	}
+}

@@ -75,6 +75,8 @@ func (d *decoder) value(path string, v, at any) {
 		*p = d.count(path, v)
 	case *time.Duration:
 		*p = d.duration(path, v)
+	case **time.Duration:
+		*p = new(d.duration(path, v))
 	case *[]string:
 		*p = d.list(path, v)
 	case *map[string][]string:
@@ -221,6 +223,10 @@ func plain(at any) any {
 	case *time.Duration:
 		if *p != 0 {
 			return durationText(*p)
+		}
+	case **time.Duration:
+		if *p != nil {
+			return durationText(**p)
 		}
 	case *[]string:
 		return anyList(*p)

@@ -9,7 +9,7 @@ import (
 
 // What a role may name.
 var (
-	adminResources = []string{"*", "device", "recording", "role", "session", "token", "user"}
+	adminResources = []string{"*", "device", "hub", "recording", "role", "session", "token", "user"}
 	adminVerbs     = []string{"*", "create", "delete", "get", "list", "update"}
 	scopes         = []string{"", ScopeAll, ScopeNone, ScopeOwn}
 )
@@ -90,7 +90,9 @@ func (v *validator) options(o Options) {
 	v.missing(at+"max_connections", o.MaxConnections == 0)
 	v.missing(at+"max_sessions", o.MaxSessions == 0)
 	v.missing(at+"reserved", !o.Reserved)
-	v.missing(at+"detached_life", o.DetachedLife == 0 || o.DetachedLife == DefaultDetachedLife)
+	if o.DetachedLife != nil && (*o.DetachedLife < 0 || *o.DetachedLife > MaxDetachedLife) {
+		v.add(at+"detached_life", "0 to 60m")
+	}
 	v.missing(at+"presence_check", o.PresenceCheck == 0)
 	v.missing(at+"idle_timeout", o.IdleTimeout == 0)
 	v.missing(at+"max_session_duration", o.MaxSessionDuration == 0)

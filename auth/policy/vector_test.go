@@ -4,6 +4,7 @@ import (
 	"crypto/ed25519"
 	"reflect"
 	"testing"
+	"time"
 
 	"hawser/auth/internal/vectors"
 )
@@ -13,9 +14,10 @@ func TestVectorOfASignedPolicy(t *testing.T) {
 	key := ed25519.NewKeyFromSeed(make([]byte, 32))
 	admin, _ := Builtin("admin")
 	field := Role{
-		Name:  "field",
-		Allow: Rule{Devices: map[string][]string{"site": {"ber"}}, Logins: []string{"root", "diag"}, Channels: []string{Shell, LocalForward}, ForwardTo: []string{"127.0.0.1:80"}},
-		Deny:  Rule{Logins: []string{"root"}, Channels: []string{SFTP}},
+		Name:    "field",
+		Allow:   Rule{Devices: map[string][]string{"site": {"ber"}}, Logins: []string{"root", "diag"}, Channels: []string{Shell, LocalForward}, ForwardTo: []string{"127.0.0.1:80"}},
+		Deny:    Rule{Logins: []string{"root"}, Channels: []string{SFTP}},
+		Options: Options{DetachedLife: new(90 * time.Second)},
 	}
 	want := Compile(9, []Role{field, admin}, Device{Name: "gw-1", UUID: uuid, Labels: map[string]string{"site": "ber"}})
 	blob, err := SignCompiled(key, cluster, uuid, want)

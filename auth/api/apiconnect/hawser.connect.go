@@ -61,6 +61,15 @@ const (
 	// HubServiceReportDevicesProcedure is the fully-qualified name of the HubService's ReportDevices
 	// RPC.
 	HubServiceReportDevicesProcedure = "/hawser.v1.HubService/ReportDevices"
+	// HubServiceReportSessionsProcedure is the fully-qualified name of the HubService's ReportSessions
+	// RPC.
+	HubServiceReportSessionsProcedure = "/hawser.v1.HubService/ReportSessions"
+	// HubServiceReportHistoryProcedure is the fully-qualified name of the HubService's ReportHistory
+	// RPC.
+	HubServiceReportHistoryProcedure = "/hawser.v1.HubService/ReportHistory"
+	// HubServiceReportIncidentProcedure is the fully-qualified name of the HubService's ReportIncident
+	// RPC.
+	HubServiceReportIncidentProcedure = "/hawser.v1.HubService/ReportIncident"
 	// HubServiceSignTimeProcedure is the fully-qualified name of the HubService's SignTime RPC.
 	HubServiceSignTimeProcedure = "/hawser.v1.HubService/SignTime"
 	// HubServiceAppendRecordingProcedure is the fully-qualified name of the HubService's
@@ -90,6 +99,10 @@ const (
 	// AdminServiceRemoveDeviceProcedure is the fully-qualified name of the AdminService's RemoveDevice
 	// RPC.
 	AdminServiceRemoveDeviceProcedure = "/hawser.v1.AdminService/RemoveDevice"
+	// AdminServiceListHubsProcedure is the fully-qualified name of the AdminService's ListHubs RPC.
+	AdminServiceListHubsProcedure = "/hawser.v1.AdminService/ListHubs"
+	// AdminServiceRemoveHubProcedure is the fully-qualified name of the AdminService's RemoveHub RPC.
+	AdminServiceRemoveHubProcedure = "/hawser.v1.AdminService/RemoveHub"
 	// AdminServiceAddUserProcedure is the fully-qualified name of the AdminService's AddUser RPC.
 	AdminServiceAddUserProcedure = "/hawser.v1.AdminService/AddUser"
 	// AdminServiceListUsersProcedure is the fully-qualified name of the AdminService's ListUsers RPC.
@@ -230,6 +243,15 @@ type HubServiceClient interface {
 	// ReportDevices tells which devices have a tunnel here. Refused
 	// (failed_precondition) unless a Watch of this hub is open.
 	ReportDevices(context.Context, *connect.Request[api.ReportDevicesRequest]) (*connect.Response[api.ReportDevicesResponse], error)
+	// ReportSessions tells which sessions and connections this hub serves, so that
+	// auth knows them again after a restart, and which are detached. Refused
+	// (failed_precondition) unless a Watch of this hub is open.
+	ReportSessions(context.Context, *connect.Request[api.ReportSessionsRequest]) (*connect.Response[api.ReportSessionsResponse], error)
+	// ReportHistory passes on what devices remember of their connections.
+	ReportHistory(context.Context, *connect.Request[api.ReportHistoryRequest]) (*connect.Response[api.ReportHistoryResponse], error)
+	// ReportIncident puts something a hub saw go wrong in the cluster into the
+	// audit log. Limited in rate.
+	ReportIncident(context.Context, *connect.Request[api.ReportIncidentRequest]) (*connect.Response[api.ReportIncidentResponse], error)
 	// SignTime signs auth's time over an edge's nonce.
 	SignTime(context.Context, *connect.Request[api.SignTimeRequest]) (*connect.Response[api.SignTimeResponse], error)
 	// AppendRecording stores chunks; the reply means they are on disk. Chunks that
@@ -286,6 +308,24 @@ func NewHubServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(hubServiceMethods.ByName("ReportDevices")),
 			connect.WithClientOptions(opts...),
 		),
+		reportSessions: connect.NewClient[api.ReportSessionsRequest, api.ReportSessionsResponse](
+			httpClient,
+			baseURL+HubServiceReportSessionsProcedure,
+			connect.WithSchema(hubServiceMethods.ByName("ReportSessions")),
+			connect.WithClientOptions(opts...),
+		),
+		reportHistory: connect.NewClient[api.ReportHistoryRequest, api.ReportHistoryResponse](
+			httpClient,
+			baseURL+HubServiceReportHistoryProcedure,
+			connect.WithSchema(hubServiceMethods.ByName("ReportHistory")),
+			connect.WithClientOptions(opts...),
+		),
+		reportIncident: connect.NewClient[api.ReportIncidentRequest, api.ReportIncidentResponse](
+			httpClient,
+			baseURL+HubServiceReportIncidentProcedure,
+			connect.WithSchema(hubServiceMethods.ByName("ReportIncident")),
+			connect.WithClientOptions(opts...),
+		),
 		signTime: connect.NewClient[api.SignTimeRequest, api.SignTimeResponse](
 			httpClient,
 			baseURL+HubServiceSignTimeProcedure,
@@ -315,6 +355,9 @@ type hubServiceClient struct {
 	release         *connect.Client[api.ReleaseRequest, api.ReleaseResponse]
 	watch           *connect.Client[api.WatchRequest, api.WatchResponse]
 	reportDevices   *connect.Client[api.ReportDevicesRequest, api.ReportDevicesResponse]
+	reportSessions  *connect.Client[api.ReportSessionsRequest, api.ReportSessionsResponse]
+	reportHistory   *connect.Client[api.ReportHistoryRequest, api.ReportHistoryResponse]
+	reportIncident  *connect.Client[api.ReportIncidentRequest, api.ReportIncidentResponse]
 	signTime        *connect.Client[api.SignTimeRequest, api.SignTimeResponse]
 	appendRecording *connect.Client[api.AppendRecordingRequest, api.AppendRecordingResponse]
 	closeRecording  *connect.Client[api.CloseRecordingRequest, api.CloseRecordingResponse]
@@ -350,6 +393,21 @@ func (c *hubServiceClient) ReportDevices(ctx context.Context, req *connect.Reque
 	return c.reportDevices.CallUnary(ctx, req)
 }
 
+// ReportSessions calls hawser.v1.HubService.ReportSessions.
+func (c *hubServiceClient) ReportSessions(ctx context.Context, req *connect.Request[api.ReportSessionsRequest]) (*connect.Response[api.ReportSessionsResponse], error) {
+	return c.reportSessions.CallUnary(ctx, req)
+}
+
+// ReportHistory calls hawser.v1.HubService.ReportHistory.
+func (c *hubServiceClient) ReportHistory(ctx context.Context, req *connect.Request[api.ReportHistoryRequest]) (*connect.Response[api.ReportHistoryResponse], error) {
+	return c.reportHistory.CallUnary(ctx, req)
+}
+
+// ReportIncident calls hawser.v1.HubService.ReportIncident.
+func (c *hubServiceClient) ReportIncident(ctx context.Context, req *connect.Request[api.ReportIncidentRequest]) (*connect.Response[api.ReportIncidentResponse], error) {
+	return c.reportIncident.CallUnary(ctx, req)
+}
+
 // SignTime calls hawser.v1.HubService.SignTime.
 func (c *hubServiceClient) SignTime(ctx context.Context, req *connect.Request[api.SignTimeRequest]) (*connect.Response[api.SignTimeResponse], error) {
 	return c.signTime.CallUnary(ctx, req)
@@ -383,6 +441,15 @@ type HubServiceHandler interface {
 	// ReportDevices tells which devices have a tunnel here. Refused
 	// (failed_precondition) unless a Watch of this hub is open.
 	ReportDevices(context.Context, *connect.Request[api.ReportDevicesRequest]) (*connect.Response[api.ReportDevicesResponse], error)
+	// ReportSessions tells which sessions and connections this hub serves, so that
+	// auth knows them again after a restart, and which are detached. Refused
+	// (failed_precondition) unless a Watch of this hub is open.
+	ReportSessions(context.Context, *connect.Request[api.ReportSessionsRequest]) (*connect.Response[api.ReportSessionsResponse], error)
+	// ReportHistory passes on what devices remember of their connections.
+	ReportHistory(context.Context, *connect.Request[api.ReportHistoryRequest]) (*connect.Response[api.ReportHistoryResponse], error)
+	// ReportIncident puts something a hub saw go wrong in the cluster into the
+	// audit log. Limited in rate.
+	ReportIncident(context.Context, *connect.Request[api.ReportIncidentRequest]) (*connect.Response[api.ReportIncidentResponse], error)
 	// SignTime signs auth's time over an edge's nonce.
 	SignTime(context.Context, *connect.Request[api.SignTimeRequest]) (*connect.Response[api.SignTimeResponse], error)
 	// AppendRecording stores chunks; the reply means they are on disk. Chunks that
@@ -435,6 +502,24 @@ func NewHubServiceHandler(svc HubServiceHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(hubServiceMethods.ByName("ReportDevices")),
 		connect.WithHandlerOptions(opts...),
 	)
+	hubServiceReportSessionsHandler := connect.NewUnaryHandler(
+		HubServiceReportSessionsProcedure,
+		svc.ReportSessions,
+		connect.WithSchema(hubServiceMethods.ByName("ReportSessions")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hubServiceReportHistoryHandler := connect.NewUnaryHandler(
+		HubServiceReportHistoryProcedure,
+		svc.ReportHistory,
+		connect.WithSchema(hubServiceMethods.ByName("ReportHistory")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hubServiceReportIncidentHandler := connect.NewUnaryHandler(
+		HubServiceReportIncidentProcedure,
+		svc.ReportIncident,
+		connect.WithSchema(hubServiceMethods.ByName("ReportIncident")),
+		connect.WithHandlerOptions(opts...),
+	)
 	hubServiceSignTimeHandler := connect.NewUnaryHandler(
 		HubServiceSignTimeProcedure,
 		svc.SignTime,
@@ -467,6 +552,12 @@ func NewHubServiceHandler(svc HubServiceHandler, opts ...connect.HandlerOption) 
 			hubServiceWatchHandler.ServeHTTP(w, r)
 		case HubServiceReportDevicesProcedure:
 			hubServiceReportDevicesHandler.ServeHTTP(w, r)
+		case HubServiceReportSessionsProcedure:
+			hubServiceReportSessionsHandler.ServeHTTP(w, r)
+		case HubServiceReportHistoryProcedure:
+			hubServiceReportHistoryHandler.ServeHTTP(w, r)
+		case HubServiceReportIncidentProcedure:
+			hubServiceReportIncidentHandler.ServeHTTP(w, r)
 		case HubServiceSignTimeProcedure:
 			hubServiceSignTimeHandler.ServeHTTP(w, r)
 		case HubServiceAppendRecordingProcedure:
@@ -506,6 +597,18 @@ func (UnimplementedHubServiceHandler) ReportDevices(context.Context, *connect.Re
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hawser.v1.HubService.ReportDevices is not implemented"))
 }
 
+func (UnimplementedHubServiceHandler) ReportSessions(context.Context, *connect.Request[api.ReportSessionsRequest]) (*connect.Response[api.ReportSessionsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hawser.v1.HubService.ReportSessions is not implemented"))
+}
+
+func (UnimplementedHubServiceHandler) ReportHistory(context.Context, *connect.Request[api.ReportHistoryRequest]) (*connect.Response[api.ReportHistoryResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hawser.v1.HubService.ReportHistory is not implemented"))
+}
+
+func (UnimplementedHubServiceHandler) ReportIncident(context.Context, *connect.Request[api.ReportIncidentRequest]) (*connect.Response[api.ReportIncidentResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hawser.v1.HubService.ReportIncident is not implemented"))
+}
+
 func (UnimplementedHubServiceHandler) SignTime(context.Context, *connect.Request[api.SignTimeRequest]) (*connect.Response[api.SignTimeResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hawser.v1.HubService.SignTime is not implemented"))
 }
@@ -529,6 +632,9 @@ type AdminServiceClient interface {
 	ListDevices(context.Context, *connect.Request[api.ListDevicesRequest]) (*connect.Response[api.ListDevicesResponse], error)
 	GetDevice(context.Context, *connect.Request[api.GetDeviceRequest]) (*connect.Response[api.Device], error)
 	RemoveDevice(context.Context, *connect.Request[api.RemoveDeviceRequest]) (*connect.Response[api.RemoveDeviceResponse], error)
+	ListHubs(context.Context, *connect.Request[api.ListHubsRequest]) (*connect.Response[api.ListHubsResponse], error)
+	// RemoveHub makes the cluster forget a hub: its certificate is refused from then on.
+	RemoveHub(context.Context, *connect.Request[api.RemoveHubRequest]) (*connect.Response[api.RemoveHubResponse], error)
 	AddUser(context.Context, *connect.Request[api.AddUserRequest]) (*connect.Response[api.User], error)
 	ListUsers(context.Context, *connect.Request[api.ListUsersRequest]) (*connect.Response[api.ListUsersResponse], error)
 	RemoveUser(context.Context, *connect.Request[api.RemoveUserRequest]) (*connect.Response[api.RemoveUserResponse], error)
@@ -601,6 +707,18 @@ func NewAdminServiceClient(httpClient connect.HTTPClient, baseURL string, opts .
 			connect.WithSchema(adminServiceMethods.ByName("RemoveDevice")),
 			connect.WithClientOptions(opts...),
 		),
+		listHubs: connect.NewClient[api.ListHubsRequest, api.ListHubsResponse](
+			httpClient,
+			baseURL+AdminServiceListHubsProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("ListHubs")),
+			connect.WithClientOptions(opts...),
+		),
+		removeHub: connect.NewClient[api.RemoveHubRequest, api.RemoveHubResponse](
+			httpClient,
+			baseURL+AdminServiceRemoveHubProcedure,
+			connect.WithSchema(adminServiceMethods.ByName("RemoveHub")),
+			connect.WithClientOptions(opts...),
+		),
 		addUser: connect.NewClient[api.AddUserRequest, api.User](
 			httpClient,
 			baseURL+AdminServiceAddUserProcedure,
@@ -668,6 +786,8 @@ type adminServiceClient struct {
 	listDevices    *connect.Client[api.ListDevicesRequest, api.ListDevicesResponse]
 	getDevice      *connect.Client[api.GetDeviceRequest, api.Device]
 	removeDevice   *connect.Client[api.RemoveDeviceRequest, api.RemoveDeviceResponse]
+	listHubs       *connect.Client[api.ListHubsRequest, api.ListHubsResponse]
+	removeHub      *connect.Client[api.RemoveHubRequest, api.RemoveHubResponse]
 	addUser        *connect.Client[api.AddUserRequest, api.User]
 	listUsers      *connect.Client[api.ListUsersRequest, api.ListUsersResponse]
 	removeUser     *connect.Client[api.RemoveUserRequest, api.RemoveUserResponse]
@@ -717,6 +837,16 @@ func (c *adminServiceClient) GetDevice(ctx context.Context, req *connect.Request
 // RemoveDevice calls hawser.v1.AdminService.RemoveDevice.
 func (c *adminServiceClient) RemoveDevice(ctx context.Context, req *connect.Request[api.RemoveDeviceRequest]) (*connect.Response[api.RemoveDeviceResponse], error) {
 	return c.removeDevice.CallUnary(ctx, req)
+}
+
+// ListHubs calls hawser.v1.AdminService.ListHubs.
+func (c *adminServiceClient) ListHubs(ctx context.Context, req *connect.Request[api.ListHubsRequest]) (*connect.Response[api.ListHubsResponse], error) {
+	return c.listHubs.CallUnary(ctx, req)
+}
+
+// RemoveHub calls hawser.v1.AdminService.RemoveHub.
+func (c *adminServiceClient) RemoveHub(ctx context.Context, req *connect.Request[api.RemoveHubRequest]) (*connect.Response[api.RemoveHubResponse], error) {
+	return c.removeHub.CallUnary(ctx, req)
 }
 
 // AddUser calls hawser.v1.AdminService.AddUser.
@@ -775,6 +905,9 @@ type AdminServiceHandler interface {
 	ListDevices(context.Context, *connect.Request[api.ListDevicesRequest]) (*connect.Response[api.ListDevicesResponse], error)
 	GetDevice(context.Context, *connect.Request[api.GetDeviceRequest]) (*connect.Response[api.Device], error)
 	RemoveDevice(context.Context, *connect.Request[api.RemoveDeviceRequest]) (*connect.Response[api.RemoveDeviceResponse], error)
+	ListHubs(context.Context, *connect.Request[api.ListHubsRequest]) (*connect.Response[api.ListHubsResponse], error)
+	// RemoveHub makes the cluster forget a hub: its certificate is refused from then on.
+	RemoveHub(context.Context, *connect.Request[api.RemoveHubRequest]) (*connect.Response[api.RemoveHubResponse], error)
 	AddUser(context.Context, *connect.Request[api.AddUserRequest]) (*connect.Response[api.User], error)
 	ListUsers(context.Context, *connect.Request[api.ListUsersRequest]) (*connect.Response[api.ListUsersResponse], error)
 	RemoveUser(context.Context, *connect.Request[api.RemoveUserRequest]) (*connect.Response[api.RemoveUserResponse], error)
@@ -841,6 +974,18 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 		AdminServiceRemoveDeviceProcedure,
 		svc.RemoveDevice,
 		connect.WithSchema(adminServiceMethods.ByName("RemoveDevice")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceListHubsHandler := connect.NewUnaryHandler(
+		AdminServiceListHubsProcedure,
+		svc.ListHubs,
+		connect.WithSchema(adminServiceMethods.ByName("ListHubs")),
+		connect.WithHandlerOptions(opts...),
+	)
+	adminServiceRemoveHubHandler := connect.NewUnaryHandler(
+		AdminServiceRemoveHubProcedure,
+		svc.RemoveHub,
+		connect.WithSchema(adminServiceMethods.ByName("RemoveHub")),
 		connect.WithHandlerOptions(opts...),
 	)
 	adminServiceAddUserHandler := connect.NewUnaryHandler(
@@ -915,6 +1060,10 @@ func NewAdminServiceHandler(svc AdminServiceHandler, opts ...connect.HandlerOpti
 			adminServiceGetDeviceHandler.ServeHTTP(w, r)
 		case AdminServiceRemoveDeviceProcedure:
 			adminServiceRemoveDeviceHandler.ServeHTTP(w, r)
+		case AdminServiceListHubsProcedure:
+			adminServiceListHubsHandler.ServeHTTP(w, r)
+		case AdminServiceRemoveHubProcedure:
+			adminServiceRemoveHubHandler.ServeHTTP(w, r)
 		case AdminServiceAddUserProcedure:
 			adminServiceAddUserHandler.ServeHTTP(w, r)
 		case AdminServiceListUsersProcedure:
@@ -972,6 +1121,14 @@ func (UnimplementedAdminServiceHandler) GetDevice(context.Context, *connect.Requ
 
 func (UnimplementedAdminServiceHandler) RemoveDevice(context.Context, *connect.Request[api.RemoveDeviceRequest]) (*connect.Response[api.RemoveDeviceResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hawser.v1.AdminService.RemoveDevice is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) ListHubs(context.Context, *connect.Request[api.ListHubsRequest]) (*connect.Response[api.ListHubsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hawser.v1.AdminService.ListHubs is not implemented"))
+}
+
+func (UnimplementedAdminServiceHandler) RemoveHub(context.Context, *connect.Request[api.RemoveHubRequest]) (*connect.Response[api.RemoveHubResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hawser.v1.AdminService.RemoveHub is not implemented"))
 }
 
 func (UnimplementedAdminServiceHandler) AddUser(context.Context, *connect.Request[api.AddUserRequest]) (*connect.Response[api.User], error) {
