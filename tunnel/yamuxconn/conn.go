@@ -21,8 +21,8 @@ const (
 	heartbeatQueue = 8
 )
 
-// conn implements tunnel.Conn. One goroutine reads it (read); a mux has goroutines of its own while it lives; when ctx
-// is done, finish ends everything and closes closed.
+// conn implements tunnel.Conn. One goroutine reads it (run), but while it is parked; a mux has goroutines of its own
+// while it lives; when ctx is done, finish ends everything and closes closed.
 type conn struct {
 	tc     *tls.Conn
 	hub    bool
@@ -31,6 +31,9 @@ type conn struct {
 	ctx    context.Context
 	cancel context.CancelCauseFunc
 	closed chan struct{}
+
+	park     park
+	readDone chan struct{} // the reader has ended for good
 
 	control    chan []byte
 	heartbeats chan []byte
@@ -55,17 +58,22 @@ type conn struct {
 
 func newConn(tc *tls.Conn, hub bool, o Options) *conn {
 	c := &conn{tc: tc, hub: hub, o: o, closed: make(chan struct{}), gate: make(chan struct{}, 1),
-		control: make(chan []byte, controlQueue), heartbeats: make(chan []byte, heartbeatQueue),
-		accepts: make(chan tunnel.Stream, tunnel.MaxStreams)}
+		readDone: make(chan struct{}), control: make(chan []byte, controlQueue), heartbeats: make(chan []byte, heartbeatQueue)}
+	if !hub {
+		c.accepts = make(chan tunnel.Stream, tunnel.MaxStreams)
+	}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	c.frames = frameWriter{w: tc, arm: c.armWrite, failed: c.lost}
-	readDone := make(chan struct{})
-	context.AfterFunc(c.ctx, func() { c.finish(readDone) })
-	go func() {
-		defer close(readDone)
-		c.read()
-	}()
+	context.AfterFunc(c.ctx, c.finish)
+	go c.run()
 	return c
+}
+
+// run reads until the tunnel ends or is parked.
+func (c *conn) run() {
+	if !c.read() {
+		close(c.readDone)
+	}
 }
 
 // armWrite gives the next record its time.
@@ -81,12 +89,14 @@ func (c *conn) armWrite() {
 func (c *conn) lost(err error) { c.cancel(fmt.Errorf("%w: %w", tunnel.ErrLost, err)) }
 
 // finish ends everything once ctx is done. The order:
+//  0. a parked tunnel gets its reader back, and leaves epoll while its descriptor is still its own;
 //  1. the session begins to end: its streams and pending opens fail at once, whatever the socket does;
 //  2. the peer is told, if the reason is ours, and has until the deadline to read it and to close;
 //  3. the socket is closed, which ends the reader and every writer, and with them the session;
 //  4. an idle check or a start of a session under way ends.
-func (c *conn) finish(readDone <-chan struct{}) {
+func (c *conn) finish() {
 	defer close(c.closed)
+	c.unpark()
 	c.muxMu.Lock()
 	c.ended = true
 	m := c.mux
@@ -106,17 +116,17 @@ func (c *conn) finish(readDone <-chan struct{}) {
 		if c.frames.write(frameClose, appendClose(nil, e), nil) == nil {
 			// The reader reads on until the peer closes: a socket closed with bytes unread sends a reset, which may
 			// overtake the reason.
-			<-readDone
+			<-c.readDone
 		}
 	}
 	c.tc.NetConn().Close()
-	<-readDone
+	<-c.readDone
 	session.Wait()
 	c.work.Wait()
 }
 
-// read reads frames until the tunnel ends, and says why it did if nobody else has.
-func (c *conn) read() {
+// read reads frames until the tunnel is parked, or until it ends, and then says why it did if nobody else has.
+func (c *conn) read() (parked bool) {
 	defer func() {
 		if r := recover(); r != nil {
 			c.cancel(&wire.CloseError{Code: wire.CloseInternal, Reason: "reader failed"})
@@ -128,6 +138,8 @@ func (c *conn) read() {
 		err = c.readFrame()
 	}
 	switch {
+	case err == errParked:
+		return true
 	case c.ctx.Err() != nil:
 	case errors.Is(err, errFrame):
 		c.cancel(&wire.CloseError{Code: wire.CloseProtocol, Reason: err.Error()})
@@ -135,13 +147,15 @@ func (c *conn) read() {
 		c.lost(err)
 	}
 	io.Copy(io.Discard, c.tc) // see finish
+	return false
 }
 
 func (c *conn) readFrame() error {
 	var h [frameHeaderLen]byte
-	if _, err := io.ReadFull(c.tc, h[:]); err != nil {
+	if err := c.readFull(h[:], true); err != nil {
 		return err
 	}
+	c.wakeOwner()
 	f, n, err := parseFrameHeader(h)
 	if err != nil {
 		return err
@@ -149,13 +163,13 @@ func (c *conn) readFrame() error {
 	if f == frameMux {
 		r := records.Get().(*record)
 		r.b = r.b[:n]
-		if _, err := io.ReadFull(c.tc, r.b); err != nil {
+		if err := c.readFull(r.b, false); err != nil {
 			return err
 		}
 		return c.muxBytes(r)
 	}
 	b := make([]byte, n)
-	if _, err := io.ReadFull(c.tc, b); err != nil {
+	if err := c.readFull(b, false); err != nil {
 		return err
 	}
 	switch f {
