@@ -14,6 +14,7 @@ type Device struct {
 	UUID         string            `json:"uuid"`
 	Online       bool              `json:"online"`
 	Labels       map[string]string `json:"labels"`
+	Hub          string            `json:"hub"`
 	Carrier      string            `json:"carrier"`
 	Address      string            `json:"address"`
 	Arch         string            `json:"arch"`

@@ -37,9 +37,44 @@ func Program(t testing.TB, name string) string {
 	return filepath.Join(dir, name)
 }
 
-// Main runs a suite's tests and removes what was built for them.
-func Main(m *testing.M) {
+// tools are the harness's own programs, built once for the test binary: they run in namespaces and at the far end of a session.
+var tools = sync.OnceValues(func() (string, error) {
+	dir, err := os.MkdirTemp("", "hawser-tools-")
+	if err != nil {
+		return "", err
+	}
+	// A session's login need not be root.
+	if err := os.Chmod(dir, 0o755); err != nil {
+		return "", err
+	}
+	cmd := exec.Command("go", "build", "-trimpath", "-o", dir+"/", "hawser/test/harness/cmd/counter", "hawser/test/harness/cmd/impair")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
+	toolsDir = dir
+	return dir, cmd.Run()
+})
+
+var toolsDir string // empty until tools was called
+
+// Tool is the path of one of the harness's own programs: counter, impair.
+func Tool(t testing.TB, name string) string {
+	t.Helper()
+	dir, err := tools()
+	if err != nil {
+		t.Fatalf("build the harness's tools: %v", err)
+	}
+	return filepath.Join(dir, name)
+}
+
+// Main runs a suite's tests and removes what was built for them; after, if any, run between.
+func Main(m *testing.M, after ...func()) {
 	code := m.Run()
+	for _, f := range after {
+		f()
+	}
+	if toolsDir != "" {
+		os.RemoveAll(toolsDir)
+	}
 	if dir, err := programs(); err == nil && os.Getenv("HAWSER_BIN") == "" {
 		os.RemoveAll(dir)
 	}
