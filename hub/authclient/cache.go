@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"hawser/auth/api"
+	"hawser/auth/hublist"
 	"hawser/auth/policy"
 	"hawser/tunnel/wire"
 )
@@ -28,6 +29,14 @@ type Device struct {
 	Compiled policy.Compiled
 }
 
+// Hub is one of the cluster's as auth told, this one included. Not to be changed.
+type Hub struct {
+	UUID        wire.UUID
+	Name, Zone  string
+	SSH, Tunnel []string // host:port that people and edges, and other hubs, reach
+	Online      bool     // its Watch of auth is open
+}
+
 // Cache is what Watch told last. Safe for concurrent use.
 type Cache struct {
 	mu            sync.RWMutex
@@ -37,7 +46,9 @@ type Cache struct {
 	devices       map[wire.UUID]*Device
 	deviceKeys    map[string]wire.UUID // Ed25519 public key to device
 	names         map[string]wire.UUID
-	hubs          []*api.Hub
+	hubs          []Hub
+	hubList       hublist.List
+	hubListBlob   []byte
 	time          []byte
 	locksRevision uint64
 	locks         []byte
@@ -124,9 +135,23 @@ func (c *Cache) HubAddresses() []string {
 	defer c.mu.RUnlock()
 	var all []string
 	for _, h := range c.hubs {
-		all = append(all, h.TunnelAddresses...)
+		all = append(all, h.Tunnel...)
 	}
 	return all
+}
+
+// Hubs are all of the cluster's, in the order of their names.
+func (c *Cache) Hubs() []Hub {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.hubs
+}
+
+// HubList is the newest that auth signed, and as it goes to edges; the blob is nil before the first.
+func (c *Cache) HubList() (list hublist.List, blob []byte) {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.hubList, c.hubListBlob
 }
 
 // Time is the newest signed beacon.

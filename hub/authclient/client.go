@@ -30,7 +30,8 @@ const (
 	callTimeout = 15 * time.Second
 	// retryMin and retryMax bound the decorrelated wait between attempts to reach auth.
 	retryMin = 200 * time.Millisecond
-	retryMax = 10 * time.Second
+	// A hub that waits longer than this after auth is back would keep `hawser ls` untrue for as long.
+	retryMax = 3 * time.Second
 	// authAddrFile keeps where auth was last reached.
 	authAddrFile = "auth-addr"
 	// releaseQueue sessions may wait to be given back; further ones are left to the list each Watch carries.
@@ -48,6 +49,7 @@ type Config struct {
 	Name        string // wished
 	SSHAddrs    []string
 	TunnelAddrs []string
+	Zone        string // what fails together; may be empty
 	Version     string
 	Incarnation wire.Incarnation
 	Logger      *slog.Logger
@@ -64,13 +66,16 @@ type Client struct {
 	api   *apiclient.Client
 	Cache Cache
 
-	releases chan *api.ReleaseRequest
-	dirty    chan struct{} // a token: something is to be reported
+	releases      chan *api.ReleaseRequest
+	dirty         chan struct{} // a token: devices are to be reported
+	sessionsDirty chan struct{} // so for sessions
+	outbox        outbox
 }
 
 // Open loads the identity in Dir, or joins. It renews an identity that has expired.
 func Open(ctx context.Context, c Config) (*Client, error) {
-	x := &Client{c: c, releases: make(chan *api.ReleaseRequest, releaseQueue), dirty: make(chan struct{}, 1)}
+	x := &Client{c: c, releases: make(chan *api.ReleaseRequest, releaseQueue), dirty: make(chan struct{}, 1), sessionsDirty: make(chan struct{}, 1)}
+	x.outbox.init()
 	x.Cache.init()
 	creds, err := identity.Load(c.Dir)
 	switch {
@@ -189,7 +194,7 @@ func (x *Client) joinAt(ctx context.Context, addr string, token ca.Token, key ed
 	ctx, cancel := context.WithTimeout(ctx, callTimeout)
 	defer cancel()
 	r, err := c.Join.JoinHub(ctx, connect.NewRequest(&api.JoinHubRequest{
-		Secret: token.Secret, Name: x.c.Name, SshAddresses: x.c.SSHAddrs, TunnelAddresses: x.c.TunnelAddrs, Version: x.c.Version,
+		Secret: token.Secret, Name: x.c.Name, SshAddresses: x.c.SSHAddrs, TunnelAddresses: x.c.TunnelAddrs, Version: x.c.Version, Zone: x.c.Zone,
 	}))
 	if err != nil {
 		return nil, fail(err)
@@ -226,7 +231,7 @@ func (x *Client) renew(ctx context.Context) error {
 	defer cancel()
 	old := x.Credentials()
 	r, err := x.api.Join.RenewHub(ctx, connect.NewRequest(&api.RenewHubRequest{
-		Counter: old.Counter, SshAddresses: x.c.SSHAddrs, TunnelAddresses: x.c.TunnelAddrs, Version: x.c.Version,
+		Counter: old.Counter, SshAddresses: x.c.SSHAddrs, TunnelAddresses: x.c.TunnelAddrs, Version: x.c.Version, Zone: x.c.Zone,
 	}))
 	if err != nil {
 		return fail(err)

@@ -1,6 +1,7 @@
 package authclient
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -11,6 +12,7 @@ import (
 
 	"hawser/auth/api"
 	"hawser/auth/ca"
+	"hawser/auth/hublist"
 	"hawser/auth/policy"
 	"hawser/tunnel/wire"
 )
@@ -23,9 +25,13 @@ type Events struct {
 	Resynced      func()            // a whole state replaced the cache: what it lacks was removed
 	UserChanged   func(name string) // changed or removed
 	Locks         func()
+	HubList       func() // the signed list of hubs is another; may be nil
 	Kill          func(session [16]byte, reason string)
-	Sessions      func() [][16]byte                  // those alive here
+	Sessions      func() [][16]byte                  // those alive here, connections too
 	Report        func(full bool) []*api.DeviceState // what to report: all, or what changed since
+	// SessionStates is Report for sessions and connections: all, or those whose state or facts changed since. A session that has ended is
+	// not named but released. May be nil.
+	SessionStates func(full bool) []*api.SessionState
 }
 
 // Run watches, reports, renews and releases until ctx ends, reconnecting with jitter.
@@ -33,6 +39,7 @@ func (x *Client) Run(ctx context.Context, e Events) {
 	var wg sync.WaitGroup
 	wg.Go(func() { x.renewals(ctx) })
 	wg.Go(func() { x.releasing(ctx) })
+	wg.Go(func() { x.telling(ctx) })
 	revision, epoch, wait := uint64(0), "", retryMin
 	for ctx.Err() == nil {
 		began := x.c.Now()
@@ -62,7 +69,7 @@ func (x *Client) watch(ctx context.Context, e Events, revision *uint64, epoch *s
 	}
 	stream, err := x.api.Hub.Watch(ctx, connect.NewRequest(&api.WatchRequest{
 		Revision: *revision, Epoch: *epoch, SshAddresses: x.c.SSHAddrs, TunnelAddresses: x.c.TunnelAddrs, Sessions: sessions,
-		Incarnation: x.c.Incarnation[:], Version: x.c.Version,
+		Incarnation: x.c.Incarnation[:], Version: x.c.Version, Zone: x.c.Zone,
 	}))
 	if err != nil {
 		return fail(err)
@@ -81,7 +88,10 @@ func (x *Client) watch(ctx context.Context, e Events, revision *uint64, epoch *s
 		if !up && (m.Synced || !m.Full) {
 			up = true
 			x.c.Logger.Info("auth connection up", "revision", m.Revision)
-			reporting.Go(func() { x.report(ctx, e) })
+			reporting.Go(func() { x.report(ctx, x.dirty, x.reportDevices(e)) })
+			if e.SessionStates != nil {
+				reporting.Go(func() { x.report(ctx, x.sessionsDirty, x.reportSessions(e)) })
+			}
 		}
 	}
 	if err := stream.Err(); err != nil {
@@ -100,6 +110,7 @@ func (x *Client) apply(m *api.WatchResponse, e Events) {
 			devices = append(devices, dev)
 		}
 	}
+	list, listed := x.hubList(m.HubList, keys, cluster)
 	c := &x.Cache
 	c.mu.Lock()
 	if m.Full && m.Begin {
@@ -122,7 +133,11 @@ func (x *Client) apply(m *api.WatchResponse, e Events) {
 		}
 	}
 	if len(m.Hubs) > 0 {
-		c.hubs = m.Hubs
+		c.hubs = x.hubs(m.Hubs)
+	}
+	listed = listed && !bytes.Equal(c.hubListBlob, m.HubList)
+	if listed {
+		c.hubList, c.hubListBlob = list, m.HubList
 	}
 	if len(m.Time) > 0 {
 		c.time = m.Time
@@ -140,6 +155,9 @@ func (x *Client) apply(m *api.WatchResponse, e Events) {
 	}
 	if m.Locks != nil {
 		e.Locks()
+	}
+	if listed && e.HubList != nil {
+		e.HubList()
 	}
 	for _, d := range devices {
 		e.Device(d)
@@ -183,6 +201,32 @@ func (x *Client) applyTrust(blob []byte) bool {
 	return true
 }
 
+// hubs leaves out what it cannot read.
+func (x *Client) hubs(list []*api.Hub) []Hub {
+	out := make([]Hub, 0, len(list))
+	for _, h := range list {
+		id, err := wire.ParseUUID(h.Uuid)
+		if err != nil {
+			x.c.Logger.Error("hub from auth not understood", "hub", wire.Quote(h.Uuid, 64))
+			continue
+		}
+		out = append(out, Hub{UUID: id, Name: h.Name, Zone: h.Zone, SSH: h.SshAddresses, Tunnel: h.TunnelAddresses, Online: h.Online})
+	}
+	return out
+}
+
+func (x *Client) hubList(blob []byte, keys []ed25519.PublicKey, cluster string) (hublist.List, bool) {
+	if len(blob) == 0 {
+		return hublist.List{}, false
+	}
+	l, err := hublist.Open(blob, keys, cluster)
+	if err != nil {
+		x.c.Logger.Error("hub list from auth refused", "error", err)
+		return hublist.List{}, false
+	}
+	return l, true
+}
+
 func (x *Client) device(d *api.WatchDevice, keys []ed25519.PublicKey, cluster string) *Device {
 	id, err := wire.ParseUUID(d.Uuid)
 	if err != nil || wire.CheckDeviceName(d.Name) != nil || len(d.PublicKey) != ed25519.PublicKeySize {
@@ -197,42 +241,4 @@ func (x *Client) device(d *api.WatchDevice, keys []ed25519.PublicKey, cluster st
 		x.c.Logger.Error("policy from auth refused", "device", d.Name, "error", err) // the zero Compiled allows nothing
 	}
 	return dev
-}
-
-// Dirty says that Events.Report has something new.
-func (x *Client) Dirty() {
-	select {
-	case x.dirty <- struct{}{}:
-	default:
-	}
-}
-
-// report tells auth all tunnels, then each change, until the watch ends.
-func (x *Client) report(ctx context.Context, e Events) {
-	full, wait := true, retryMin
-	for {
-		states := e.Report(full)
-		if full || len(states) > 0 {
-			cctx, cancel := context.WithTimeout(ctx, callTimeout)
-			_, err := x.api.Hub.ReportDevices(cctx, connect.NewRequest(&api.ReportDevicesRequest{Full: full, Devices: states}))
-			cancel()
-			if err != nil {
-				if ctx.Err() != nil {
-					return
-				}
-				x.c.Logger.Warn("report failed", "error", fail(err))
-				full, wait = true, backoff(wait)
-				if !sleep(ctx, wait) {
-					return
-				}
-				continue
-			}
-			full, wait = false, retryMin
-		}
-		select {
-		case <-x.dirty:
-		case <-ctx.Done():
-			return
-		}
-	}
 }
