@@ -23,6 +23,7 @@ type Agent struct {
 	log         tunnel.Logger
 	machine     machine
 	resolver    *resolver
+	proxy       *proxy // nil: TCP goes direct
 	incarnation wire.Incarnation
 	clock       *clock
 	state       *state
@@ -56,9 +57,14 @@ func New(cfg Config) (*Agent, error) {
 		cfg.Version = "dev"
 	}
 	m := readMachine()
+	p, err := parseProxy(cfg.Proxy)
+	if err != nil {
+		return nil, err
+	}
 	a := &Agent{
 		cfg: cfg, log: cfg.Logger, machine: m,
-		resolver:    newResolver(),
+		resolver:    newResolver(p != nil && cfg.Carriers != OnlyQUIC),
+		proxy:       p,
 		incarnation: wire.NewIncarnation(),
 		slots:       make(chan struct{}, m.streams()),
 		turn:        make(chan struct{}, 1),
@@ -115,6 +121,16 @@ func (a *Agent) open() (func(), error) {
 		return nil, err
 	}
 	a.state = st
+	started := wire.ConnEvent{Kind: wire.EventStarted, Text: a.cfg.Version}
+	if err := st.inMemory(); err != nil {
+		tunnel.Warn(a.log, "nothing can be stored: the agent runs from memory until it restarts", "error", err)
+		started.Text += ", from memory: " + err.Error()
+	}
+	a.history.add(started)
+	a.resolver.keepIn(st)
+	a.resolver.failed = func(err error) {
+		a.history.add(wire.ConnEvent{Kind: wire.EventDNS, Text: "remembered addresses are used: " + err.Error()})
+	}
 	a.clock = newClock(a.cfg.Now, a.cfg.BuildTime, st.floor())
 	return st.close, nil
 }
@@ -182,14 +198,22 @@ func (a *Agent) keepConnected(ctx context.Context) {
 	}
 }
 
-// retryDelay is how long to wait after a failed attempt.
+// retryDelay remembers why an attempt failed, and is how long to wait before the next.
 func (a *Agent) retryDelay(b *backoff, err error) time.Duration {
+	kind, text := classify(err)
+	ev := wire.ConnEvent{Kind: kind, Text: text}
 	r, ok := errors.AsType[*RefusedError](err)
+	if ok {
+		ev.Code = r.Code
+	}
+	a.history.add(ev)
 	switch {
 	case ok && r.RetryAfter > 0:
 		return b.atLeast(r.RetryAfter)
 	case ok && r.authority():
 		return b.afterRefusal()
+	case kind == wire.EventIntercepted:
+		return portalDelay(b.rand)
 	default:
 		return b.afterFailure()
 	}

@@ -36,6 +36,9 @@ type Config struct {
 	Hubs []string
 	// Carriers restricts what is dialled.
 	Carriers Carriers
+	// Proxy is the HTTP proxy that TCP goes through, http://[USER:PASSWORD@]HOST[:PORT]; "env": that of HTTPS_PROXY; empty: none, whatever
+	// the environment says. UDP is tried directly all the same.
+	Proxy string
 	// Version is what the agent calls itself; empty: "dev".
 	Version string
 	// BuildTime is the earliest the clock can be, from the link; zero: no floor from the build.
@@ -75,6 +78,9 @@ func (c *Config) Validate() error {
 		if len(l.Key) < 1 || len(l.Key) > maxLabelKey || len(l.Value) > maxLabelValue || !utf8.ValidString(l.Key+l.Value) {
 			bad("label %s: its key has 1 to %d bytes and its value at most %d, in UTF-8", wire.Quote(l.Key, 80), maxLabelKey, maxLabelValue)
 		}
+	}
+	if _, err := parseProxy(c.Proxy); err != nil {
+		bad("%w", err)
 	}
 	if c.Carriers > OnlyTLS {
 		bad("carrier %d does not exist", c.Carriers)

@@ -94,8 +94,7 @@ func (a *Agent) dial(ctx context.Context, at attempt, tc *tls.Config) (tunnel.Co
 	if at.carrier == tunnel.CarrierQUIC {
 		return quicconn.Dial(ctx, at.addr, tc, quicconn.Options{Small: a.machine.small(), Logger: a.log})
 	}
-	var d net.Dialer // yamuxconn sets keepalive and TCP_USER_TIMEOUT
-	nc, err := d.DialContext(ctx, "tcp", at.addr.String())
+	nc, err := a.dialTCP(ctx, at.hub, at.addr)
 	if err != nil {
 		return nil, err
 	}
@@ -119,6 +118,9 @@ func (a *Agent) verifyHub(cs tls.ConnectionState, trust *ca.Trust) error {
 	}
 	id, err := ca.VerifyPeer(cs.PeerCertificates, trust, now)
 	if err != nil {
+		if foreign := checkForeign(cs.PeerCertificates); foreign != nil {
+			err = foreign
+		}
 		return fmt.Errorf("%w: %w", ErrHub, err)
 	}
 	if err := id.Require(ca.RoleHub); err != nil {

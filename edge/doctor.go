@@ -46,7 +46,7 @@ func Diagnose(ctx context.Context, path string, hubs []string, build time.Time, 
 		tell(Check{"hubs", "none known", errors.New("join first, or name one with --hub HOST:PORT")})
 		return
 	}
-	r := newResolver()
+	r := newResolver(false)
 	for _, h := range hubs {
 		found, err := r.resolve(ctx, []string{h})
 		var list []string

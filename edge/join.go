@@ -103,6 +103,9 @@ func (a *Agent) joinAt(ctx context.Context, at attempt, token ca.Token) (*wire.J
 	conn, err := a.dial(ctx, at, clientTLS(cert, func(cs tls.ConnectionState) error {
 		trust, err := ca.PinnedTrust(cs.PeerCertificates, token.Cluster, token.Pin)
 		if err != nil {
+			if foreign := checkForeign(cs.PeerCertificates); foreign != nil {
+				return fmt.Errorf("%w; the token's secret was not sent", foreign)
+			}
 			return fmt.Errorf("%w: %w", ErrPin, err)
 		}
 		return a.verifyHub(cs, trust)

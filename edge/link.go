@@ -167,7 +167,7 @@ func (s *state) setHubs(hubs []string, now time.Time) error {
 		return nil
 	}
 	s.saved = now
-	return next.Save(s.dir)
+	return s.saveLocked(&next, false)
 }
 
 // guard recovers a panic of one goroutine: a bug in one stream must not take the device off the air.

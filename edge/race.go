@@ -10,7 +10,7 @@ import (
 	"hawser/tunnel"
 )
 
-// An attempt is one dial of the race: what, where, and how long after the start.
+// An attempt is one dial of the race: what, where, and how long after the start of its stage.
 type attempt struct {
 	carrier tunnel.Carrier
 	hub     string // host:port as named, for the log
@@ -20,23 +20,36 @@ type attempt struct {
 
 func (a attempt) String() string { return fmt.Sprintf("%s %s", a.carrier, a.addr) }
 
-// plan puts the addresses of one round in order: QUIC to each address, staggered, and TLS to each tcpDelay behind it.
-func plan(addrs []resolved, c Carriers) []attempt {
+// lead is how much later than its stage each carrier starts.
+type lead struct{ quic, tls time.Duration }
+
+// plan puts the addresses of one hub in order: QUIC to each address, staggered, and TLS to each tcpDelay behind it.
+func plan(addrs []resolved, c Carriers) []attempt { return planned(addrs, c, lead{tls: tcpDelay}) }
+
+func planned(addrs []resolved, c Carriers, by lead) []attempt {
+	switch c {
+	case OnlyQUIC:
+		by.quic = 0
+	case OnlyTLS:
+		by.tls = 0
+	}
 	var out []attempt
 	for i, r := range addrs {
 		at := time.Duration(i) * addressStagger
 		if c != OnlyTLS {
-			out = append(out, attempt{tunnel.CarrierQUIC, r.hub, r.addr, at})
+			out = append(out, attempt{tunnel.CarrierQUIC, r.hub, r.addr, at + by.quic})
 		}
 		if c != OnlyQUIC {
-			late := tcpDelay
-			if c == OnlyTLS {
-				late = 0
-			}
-			out = append(out, attempt{tunnel.CarrierTLS, r.hub, r.addr, at + late})
+			out = append(out, attempt{tunnel.CarrierTLS, r.hub, r.addr, at + by.tls})
 		}
 	}
 	return out
+}
+
+// A stage is the attempts at one hub.
+type stage struct {
+	at   time.Duration // after the start of the race; at once when all before it have failed
+	find func(context.Context) ([]attempt, error)
 }
 
 // A result is what one attempt came to.
@@ -44,24 +57,47 @@ type result[T any] struct {
 	attempt attempt
 	value   T
 	err     error
+	stage   bool      // a stage's find has returned: err or found, no value
+	found   []attempt // by a stage
 }
 
 // errNoAddress is the outcome of a race without runners.
 var errNoAddress = errors.New("no hub address")
 
-// race runs the attempts and returns the first that succeeded, where to succeed means to be registered: try returns only after the ACK. The
-// others are cancelled and awaited, except that after a win on TLS the QUIC attempts go on for grace, and one that succeeds then is sent on late (nil otherwise: late
-// always yields exactly one value). A value that lost is given to discard. An error that try wraps in *finalError ends the race at once: asking elsewhere would not change it.
+// race is raceStages for attempts that are all known.
 func race[T any](ctx context.Context, attempts []attempt, grace time.Duration, try func(context.Context, attempt) (T, error), discard func(T)) (result[T], <-chan *result[T], error) {
+	var stages []stage
+	if len(attempts) > 0 {
+		stages = []stage{{find: func(context.Context) ([]attempt, error) { return attempts, nil }}}
+	}
+	return raceStages(ctx, stages, grace, try, discard)
+}
+
+// raceStages runs the attempts of the stages and returns the first that succeeded, where to succeed means to be registered: try returns only
+// after the ACK. The others are cancelled and awaited, except that after a win on TLS the QUIC attempts go on for grace, and one that succeeds then is sent on
+// late (nil otherwise: late always yields exactly one value). A value that lost is given to discard. An error that try wraps in *finalError ends the race at
+// once: asking elsewhere would not change it.
+func raceStages[T any](ctx context.Context, stages []stage, grace time.Duration, try func(context.Context, attempt) (T, error), discard func(T)) (result[T], <-chan *result[T], error) {
 	late := make(chan *result[T], 1)
-	if len(attempts) == 0 {
+	if len(stages) == 0 {
 		late <- nil
 		return result[T]{}, late, errNoAddress
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	tlsCtx, cancelTLS := context.WithCancel(ctx)
-	results := make(chan result[T], len(attempts)) // room for all: no attempt ever blocks on it
-	for _, a := range attempts {
+	results := make(chan result[T]) // pending counts who will send on it, and all are received
+	pending, next := 0, 0
+	begin := func() {
+		s := stages[next]
+		next++
+		pending++
+		go func() {
+			list, err := s.find(ctx)
+			results <- result[T]{stage: true, found: list, err: err}
+		}()
+	}
+	run := func(a attempt) {
+		pending++
 		actx := ctx
 		if a.carrier == tunnel.CarrierTLS {
 			actx = tlsCtx
@@ -74,24 +110,56 @@ func race[T any](ctx context.Context, attempts []attempt, grace time.Duration, t
 			results <- r
 		}()
 	}
-	pending := len(attempts)
 	// drain awaits what was cancelled.
 	drain := func() {
 		for ; pending > 0; pending-- {
-			if r := <-results; r.err == nil {
+			if r := <-results; r.err == nil && !r.stage {
 				discard(r.value)
 			}
 		}
 		cancelTLS()
 		cancel()
 	}
+	started := time.Now()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
 	var errs []error
-	for pending > 0 {
-		r := <-results
-		pending--
-		if r.err != nil {
+	for {
+		if pending == 0 {
+			if next == len(stages) || ctx.Err() != nil {
+				break
+			}
+			begin()
+		}
+		var due <-chan time.Time
+		if next < len(stages) {
+			timer.Reset(stages[next].at - time.Since(started))
+			due = timer.C
+		}
+		var r result[T]
+		select {
+		case r = <-results:
+			pending--
+		case <-due:
 			if ctx.Err() == nil {
-				errs = append(errs, fmt.Errorf("%s: %w", r.attempt, r.err))
+				begin()
+			} else {
+				next = len(stages)
+			}
+			continue
+		}
+		switch {
+		case r.stage && r.err == nil:
+			for _, a := range r.found {
+				run(a)
+			}
+			continue
+		case r.err != nil:
+			if ctx.Err() == nil {
+				if !r.stage {
+					r.err = fmt.Errorf("%s: %w", r.attempt, r.err)
+				}
+				errs = append(errs, r.err)
 			}
 			if final, ok := errors.AsType[*finalError](r.err); ok {
 				cancel()
@@ -110,7 +178,7 @@ func race[T any](ctx context.Context, attempts []attempt, grace time.Duration, t
 				for ; pending > 0; pending-- {
 					q := <-results
 					switch {
-					case q.err != nil:
+					case q.err != nil || q.stage:
 					case better == nil && q.attempt.carrier == tunnel.CarrierQUIC:
 						better = &q
 						cancel()
@@ -132,7 +200,7 @@ func race[T any](ctx context.Context, attempts []attempt, grace time.Duration, t
 	drain()
 	late <- nil
 	if err == nil {
-		err = errors.Join(errs...)
+		err = errors.Join(append(errs, errNoAddress)[:max(len(errs), 1)]...)
 	}
 	return result[T]{}, late, err
 }

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/netip"
@@ -15,7 +16,7 @@ import (
 func addrs(n int) []resolved {
 	var out []resolved
 	for i := range n {
-		out = append(out, resolved{"hub.example:443", netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), 443)})
+		out = append(out, resolved{hub: "hub.example:443", addr: netip.AddrPortFrom(netip.AddrFrom4([4]byte{192, 0, 2, byte(i + 1)}), 443)})
 	}
 	return out
 }
@@ -108,4 +109,63 @@ func TestARaceWithoutAddressesSaysSo(t *testing.T) {
 	if <-late; !errors.Is(err, errNoAddress) {
 		t.Fatal(err)
 	}
+}
+
+func at(d time.Duration, list ...attempt) stage {
+	return stage{at: d, find: func(context.Context) ([]attempt, error) { return list, nil }}
+}
+
+func TestTheNextHubWaitsItsTurnUnlessAllBeforeFailed(t *testing.T) {
+	first, second := addrs(2)[0], addrs(2)[1]
+	for _, tt := range []struct {
+		name string
+		wait time.Duration // of the first hub; 0: it fails at once
+		want time.Duration
+	}{
+		{"the first answers nothing", time.Hour, 2*time.Second + 100*time.Millisecond},
+		{"the first refuses", 0, tcpDelay + 100*time.Millisecond}, // its TLS attempt, too
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				start := time.Now()
+				r, late, err := raceStages(t.Context(), []stage{
+					at(0, plan([]resolved{first}, AnyCarrier)...),
+					at(2*time.Second, plan([]resolved{second}, AnyCarrier)...),
+				}, quicGrace, func(ctx context.Context, a attempt) (netip.AddrPort, error) {
+					if a.addr == first.addr {
+						if tt.wait == 0 {
+							return a.addr, errors.New("refused")
+						}
+						return a.addr, cmp.Or(sleep(ctx, tt.wait), errors.New("no answer"))
+					}
+					return a.addr, sleep(ctx, 100*time.Millisecond)
+				}, func(netip.AddrPort) {})
+				if err != nil || r.value != second.addr || time.Since(start) != tt.want {
+					t.Fatalf("%v after %v (%v), want %v after %v", r.value, time.Since(start), err, second.addr, tt.want)
+				}
+				<-late
+			})
+		})
+	}
+}
+
+func TestAHubThatCannotBeResolvedIsSkipped(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		lost := stage{find: func(context.Context) ([]attempt, error) { return nil, errors.New("no such host") }}
+		_, late, err := raceStages(t.Context(), []stage{lost, at(time.Hour, plan(addrs(1), AnyCarrier)...)}, 0, after(time.Second, 0), func(tunnel.Carrier) {})
+		if err != nil {
+			t.Fatal(err)
+		}
+		<-late
+		if _, late, err = raceStages(t.Context(), []stage{lost, lost}, 0, after(time.Second, 0), func(tunnel.Carrier) {}); err == nil {
+			t.Fatal("a race was won without runners")
+		}
+		<-late
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, late, err = raceStages(ctx, []stage{at(0, plan(addrs(1), AnyCarrier)...), lost}, 0, after(time.Hour, time.Hour), func(tunnel.Carrier) {}); !errors.Is(err, context.DeadlineExceeded) {
+			t.Fatal(err)
+		}
+		<-late
+	})
 }

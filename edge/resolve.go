@@ -1,31 +1,65 @@
 package edge
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
+	"time"
 )
 
-// resolved is one address of a hub.
+// resolved is one address of a hub, or with the zero addr the way to it through the proxy, which resolves the name itself.
 type resolved struct {
 	hub  string // host:port as named
 	addr netip.AddrPort
+	only Carriers // of the two carriers; AnyCarrier: both
 }
 
-// resolver turns hub names into addresses anew at each attempt, and remembers the last good ones for when DNS is away. Safe for concurrent use.
+const (
+	// addressFile holds the last good addresses, a line a host: its name and addresses in text.
+	addressFile = "addresses"
+	// maxHosts and maxHostAddresses bound what of them is remembered: as many as a hub list has hubs, and more than an attempt dials.
+	maxHosts, maxHostAddresses = 64, 16
+	// maxAddressFile is what those need at most.
+	maxAddressFile = maxHosts * (256 + maxHostAddresses*40)
+	// addressesEvery is the least time between two writes of them.
+	addressesEvery = time.Hour
+)
+
+// resolver turns hub names into addresses anew at each attempt, and remembers the last good ones for when DNS is away. Hubs prove who they are by
+// certificate and not by name, so an old address is at worst a useless one. (Package net reads /etc/resolv.conf again when it changed, and takes
+// 127.0.0.1 where there is none.) Safe for concurrent use.
 type resolver struct {
-	lookup func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	lookup  func(ctx context.Context, network, host string) ([]netip.Addr, error)
+	proxied bool
+	failed  func(err error) // told when remembered addresses stand in for DNS; may be nil
 
-	mu   sync.Mutex
-	last map[string][]netip.Addr // by host; at most as many as there are hubs
+	mu     sync.Mutex
+	last   map[string][]netip.Addr // by host, sorted for comparison; at most maxHosts
+	store  *state                  // where they are kept; nil: in memory alone
+	stored []byte                  // what is there
+	wrote  time.Time               // when
 }
 
-func newResolver() *resolver {
-	return &resolver{lookup: net.DefaultResolver.LookupNetIP, last: map[string][]netip.Addr{}}
+func newResolver(proxied bool) *resolver {
+	return &resolver{lookup: net.DefaultResolver.LookupNetIP, proxied: proxied, last: map[string][]netip.Addr{}}
+}
+
+// keepIn reads what is remembered from the state directory, and writes it there from now on. A damaged file is an empty one.
+func (r *resolver) keepIn(s *state) {
+	b, err := s.read(addressFile)
+	if err != nil {
+		b = nil
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.store, r.stored, r.last = s, b, decodeAddresses(b)
 }
 
 // resolve returns the addresses of all hubs, interleaved so that each hub's first address comes before any hub's second, at
@@ -40,8 +74,9 @@ func (r *resolver) resolve(ctx context.Context, hubs []string) ([]resolved, erro
 		wg.Go(func() { lists[i], errs[i] = r.one(ctx, hub) })
 	}
 	wg.Wait()
+	r.save(time.Now())
 	var out []resolved
-	seen := map[netip.AddrPort]bool{}
+	seen := map[resolved]bool{}
 	for depth, more := 0, true; more && len(out) < maxAddresses; depth++ {
 		more = false
 		for _, l := range lists {
@@ -49,8 +84,12 @@ func (r *resolver) resolve(ctx context.Context, hubs []string) ([]resolved, erro
 				continue
 			}
 			more = true
-			if !seen[l[depth].addr] && len(out) < maxAddresses {
-				seen[l[depth].addr] = true
+			key := l[depth]
+			if key.addr.IsValid() {
+				key.hub = "" // two names of one address are one
+			}
+			if !seen[key] && len(out) < maxAddresses {
+				seen[key] = true
 				out = append(out, l[depth])
 			}
 		}
@@ -66,27 +105,100 @@ func (r *resolver) one(ctx context.Context, hub string) ([]resolved, error) {
 	if err != nil {
 		return nil, fmt.Errorf("hub address %q: %w", hub, err)
 	}
-	var ips []netip.Addr
-	if ip, err := netip.ParseAddr(host); err == nil {
-		ips = []netip.Addr{ip}
-	} else {
-		ips, err = r.lookup(ctx, "ip", host)
-		r.mu.Lock()
-		if err == nil && len(ips) > 0 {
-			r.last[host] = ips
-		} else if last := r.last[host]; len(last) > 0 {
-			ips, err = last, nil
-		}
-		r.mu.Unlock()
-		if err != nil {
-			return nil, fmt.Errorf("look up %q: %w", host, err)
-		}
-	}
 	var out []resolved
+	only := AnyCarrier
+	if r.proxied {
+		only = OnlyQUIC
+		out = append(out, resolved{hub: hub, only: OnlyTLS})
+	}
+	ips, err := r.addresses(ctx, host)
+	if err != nil && len(out) == 0 {
+		return nil, fmt.Errorf("look up %q: %w", host, err)
+	}
 	for _, ip := range ips {
-		out = append(out, resolved{hub, netip.AddrPortFrom(ip.Unmap(), port)})
+		out = append(out, resolved{hub, netip.AddrPortFrom(ip.Unmap(), port), only})
 	}
 	return out, nil
+}
+
+// addresses looks one host up, or remembers.
+func (r *resolver) addresses(ctx context.Context, host string) ([]netip.Addr, error) {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return []netip.Addr{ip}, nil
+	}
+	ips, err := r.lookup(ctx, "ip", host)
+	r.mu.Lock()
+	last := r.last[host]
+	if err == nil && len(ips) > 0 {
+		if last != nil || len(r.last) < maxHosts {
+			sorted := slices.Clone(ips[:min(len(ips), maxHostAddresses)])
+			slices.SortFunc(sorted, netip.Addr.Compare) // DNS rotates them: another order is no change
+			r.last[host] = sorted
+		}
+		r.mu.Unlock()
+		return ips, nil
+	}
+	r.mu.Unlock()
+	if len(last) > 0 {
+		if r.failed != nil && err != nil {
+			r.failed(err)
+		}
+		return last, nil
+	}
+	return nil, err
+}
+
+// save writes what is remembered, if it changed and the last write is long enough ago: flash is not for addresses that flap.
+func (r *resolver) save(now time.Time) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.store == nil || !r.wrote.IsZero() && now.Sub(r.wrote) < addressesEvery {
+		return
+	}
+	b := encodeAddresses(r.last)
+	if bytes.Equal(b, r.stored) {
+		return
+	}
+	r.wrote, r.stored = now, b // also after an error: a directory that cannot be written is tried hourly
+	_ = r.store.write(addressFile, b)
+}
+
+func encodeAddresses(m map[string][]netip.Addr) []byte {
+	hosts := make([]string, 0, len(m))
+	for h := range m {
+		hosts = append(hosts, h)
+	}
+	slices.Sort(hosts)
+	var b []byte
+	for _, h := range hosts {
+		b = append(b, h...)
+		for _, ip := range m[h] {
+			b = append(append(b, ' '), ip.Unmap().String()...)
+		}
+		b = append(b, '\n')
+	}
+	return b
+}
+
+// decodeAddresses reads what it can: what it cannot is looked up again.
+func decodeAddresses(b []byte) map[string][]netip.Addr {
+	m := map[string][]netip.Addr{}
+	for line := range bytes.Lines(b[:min(len(b), maxAddressFile)]) {
+		f := strings.Fields(string(line))
+		if len(f) < 2 || len(f) > 1+maxHostAddresses || len(f[0]) > 255 || len(m) == maxHosts {
+			continue
+		}
+		var ips []netip.Addr
+		for _, s := range f[1:] {
+			if ip, err := netip.ParseAddr(s); err == nil {
+				ips = append(ips, ip)
+			}
+		}
+		if len(ips) > 0 {
+			m[f[0]] = ips
+		}
+	}
+	return m
 }
 
 // splitHostPort splits host:port with a number from 1 to 65535.

@@ -9,7 +9,7 @@ import (
 
 func TestHubsAreInterleavedAndRememberedWhenDNSFails(t *testing.T) {
 	var dns error
-	r := newResolver()
+	r := newResolver(false)
 	r.lookup = func(_ context.Context, _, host string) ([]netip.Addr, error) {
 		if dns != nil {
 			return nil, dns

@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -27,40 +28,54 @@ var ErrNoIdentity = errors.New("this device has not joined a cluster")
 
 // state is the identity in the state directory. Safe for concurrent use; what get returns is never changed.
 type state struct {
-	dir *identity.Dir
+	dir *identity.Dir // nil: there is none, everything is in memory
 
-	mu    sync.Mutex
-	creds *identity.Credentials
-	trust *ca.Trust // nil before the join
-	saved time.Time // when the hub list was last written
+	mu sync.Mutex
+	// memory is why nothing is stored any more: the file system is read-only or full. The agent works; what it learns is lost with it.
+	memory error
+	creds  *identity.Credentials
+	trust  *ca.Trust // nil before the join
+	saved  time.Time // when the hub list was last written
 }
 
-// openState opens and locks the directory, reads the identity, and makes the key when there is none.
+// openState opens and locks the directory, reads the identity, and makes the key when there is none. On a file system that
+// is read-only or full it goes on in memory.
 func openState(path string) (*state, error) {
+	s := &state{}
 	dir, err := identity.Open(path)
-	if err != nil {
+	if err != nil && !unwritable(err) {
 		return nil, fmt.Errorf("state directory: %w", err)
 	}
-	s := &state{dir: dir}
+	s.dir, s.memory = dir, err
 	if err := s.load(); err != nil {
-		dir.Close()
+		s.close()
 		return nil, err
 	}
 	return s, nil
 }
 
+// unwritable reports what a device has to live with. A directory of another user's is a mistake, and mended.
+func unwritable(err error) bool {
+	return errors.Is(err, syscall.EROFS) || errors.Is(err, syscall.ENOSPC) || errors.Is(err, syscall.EDQUOT)
+}
+
 func (s *state) load() error {
-	if err := s.dir.Lock(); err != nil {
-		return fmt.Errorf("state directory: %w", err)
+	creds, err := (*identity.Credentials)(nil), error(identity.ErrNotExist)
+	if s.dir != nil {
+		if err := s.dir.Lock(); unwritable(err) {
+			s.memory = err // nothing is written, so nothing need be locked
+		} else if err != nil {
+			return fmt.Errorf("state directory: %w", err)
+		}
+		creds, err = identity.Load(s.dir)
 	}
-	creds, err := identity.Load(s.dir)
 	if errors.Is(err, identity.ErrNotExist) {
 		_, key, err := ed25519.GenerateKey(rand.Reader)
 		if err != nil {
 			return fmt.Errorf("make the device key: %w", err)
 		}
 		creds = &identity.Credentials{Key: key}
-		if err := creds.Save(s.dir); err != nil {
+		if err := s.saveLocked(creds, true); err != nil {
 			return fmt.Errorf("store the device key: %w", err)
 		}
 	} else if err != nil {
@@ -74,6 +89,41 @@ func (s *state) load() error {
 		return fmt.Errorf("read identity: %w", err)
 	}
 	return nil
+}
+
+// saveLocked stores an identity. Where that cannot be, memory has to do if it has to already, or if there is nothing to lose: a device that has joined and
+// renews keeps what is stored, for an identity older than auth's record of it looks like a clone's.
+func (s *state) saveLocked(c *identity.Credentials, first bool) error {
+	if s.dir == nil {
+		return nil
+	}
+	err := c.Save(s.dir)
+	if err != nil && unwritable(err) && (first || s.memory != nil) {
+		s.memory, err = err, nil
+	}
+	return err
+}
+
+// inMemory is why nothing is stored; nil: it is.
+func (s *state) inMemory() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.memory
+}
+
+// read and write are for the small files beside the identity.
+func (s *state) read(name string) ([]byte, error) {
+	if s.dir == nil {
+		return nil, identity.ErrNotExist
+	}
+	return s.dir.Read(name)
+}
+
+func (s *state) write(name string, b []byte) error {
+	if s.dir == nil {
+		return nil
+	}
+	return s.dir.Write(name, b)
 }
 
 // storedTrust opens the bundle we stored, which was verified before it was stored: it is checked against itself, which finds damage.
@@ -95,7 +145,11 @@ func storedTrust(c *identity.Credentials) (*ca.Trust, error) {
 	return trust, nil
 }
 
-func (s *state) close() { s.dir.Close() }
+func (s *state) close() {
+	if s.dir != nil {
+		s.dir.Close()
+	}
+}
 
 func (s *state) get() *identity.Credentials {
 	s.mu.Lock()
@@ -117,7 +171,7 @@ func (s *state) replace(trust *ca.Trust, change func(*identity.Credentials)) err
 	defer s.mu.Unlock()
 	next := *s.creds
 	change(&next)
-	if err := next.Save(s.dir); err != nil {
+	if err := s.saveLocked(&next, s.creds.UUID == ""); err != nil {
 		return fmt.Errorf("store identity: %w", err)
 	}
 	s.creds = &next
@@ -129,7 +183,7 @@ func (s *state) replace(trust *ca.Trust, change func(*identity.Credentials)) err
 
 // floor is the stored floor of the clock; the zero time when there is none.
 func (s *state) floor() time.Time {
-	b, err := s.dir.Read(floorFile)
+	b, err := s.read(floorFile)
 	if err != nil || len(b) != 8 {
 		return time.Time{}
 	}
@@ -145,7 +199,7 @@ func (s *state) raiseFloor(signed time.Time) error {
 	if next.Equal(stored) {
 		return nil
 	}
-	return s.dir.Write(floorFile, binary.BigEndian.AppendUint64(nil, uint64(next.Unix())))
+	return s.write(floorFile, binary.BigEndian.AppendUint64(nil, uint64(next.Unix())))
 }
 
 // hostSigner is the device's SSH host key with its certificate.

@@ -32,7 +32,7 @@ const usage = `hawser-edge keeps this device reachable through its cluster.
   hawser-edge version
 
 Every flag may also come from the environment: HAWSER_STATE, HAWSER_TOKEN, HAWSER_NAME, HAWSER_LABEL, HAWSER_HUB,
-HAWSER_CARRIER, HAWSER_LOG_LEVEL (lists separated by commas). A flag wins.
+HAWSER_CARRIER, HAWSER_PROXY, HAWSER_LOG_LEVEL (lists separated by commas). A flag wins.
 `
 
 // DefaultState is where the identity lives unless told otherwise; packages keep it across upgrades.
@@ -53,8 +53,8 @@ var errUsage = errors.New("usage")
 
 // options are the flags of all commands.
 type options struct {
-	state, token, name, carrier, logLevel string
-	labels, hubs                          []string
+	state, token, name, carrier, logLevel, proxy string
+	labels, hubs                                 []string
 }
 
 // Main runs one command and returns the exit code of the process.
@@ -129,6 +129,9 @@ func parse(command string, args []string) (*options, error) {
 	case "doctor":
 		fs.list(&o.hubs, "hub", list("HUB"))
 	}
+	if command == "run" || command == "join" || command == "doctor" {
+		fs.text(&o.proxy, "proxy", os.Getenv("HAWSER_PROXY"))
+	}
 	rest, err := fs.parse(args)
 	if err != nil {
 		return nil, err
@@ -158,7 +161,7 @@ func list(name string) []string {
 
 // config makes the agent's configuration of the options.
 func (o *options) config(stderr io.Writer) (edge.Config, error) {
-	c := edge.Config{State: o.state, Token: o.token, Name: o.name, Hubs: o.hubs, Version: tunnel.Version(), BuildTime: built()}
+	c := edge.Config{State: o.state, Token: o.token, Name: o.name, Hubs: o.hubs, Proxy: o.proxy, Version: tunnel.Version(), BuildTime: built()}
 	switch o.carrier {
 	case "any", "":
 	case "quic":
