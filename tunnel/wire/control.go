@@ -159,7 +159,10 @@ type Release struct {
 }
 
 // UploadWanted asks the hub to open an Upload stream for a recording; edge to hub.
-type UploadWanted struct{ RecordingID [16]byte }
+type UploadWanted struct {
+	RecordingID [16]byte
+	Grant       []byte // the session's: a hub that did not admit it, because its entry hub is gone, stores by it
+}
 
 // GoAway asks the edge to register elsewhere and tells when the hub closes.
 type GoAway struct {

@@ -126,7 +126,10 @@ func (m *Release) fields(c *codec) {
 	c.text(3, &m.Reason, maxText)
 }
 
-func (m *UploadWanted) fields(c *codec) { c.array(1, m.RecordingID[:]) }
+func (m *UploadWanted) fields(c *codec) {
+	c.array(1, m.RecordingID[:])
+	c.bytes(2, &m.Grant, maxGrant)
+}
 
 func (m *GoAway) fields(c *codec) {
 	number(c, 1, &m.Code, 2)

@@ -43,7 +43,7 @@ func examples() []decodable {
 		&Policy{[]byte("policy")}, &Locks{3, []byte("locks")}, &Trust{[]byte("trust")}, &Time{[]byte("time")},
 		&PolicyHeld{12, 11, 13}, &Renew{1}, &Renewed{[][]byte{{1}}, []byte{2}, []byte{3}, 2},
 		&PlaceRequest{1, PlaceSession, id(11), id(12), []byte("cert"), "root", v6, "shell", "id"},
-		&PlaceReply{1, []byte("grant"), "no"}, &Release{id(12), -1, "killed"}, &UploadWanted{id(10)},
+		&PlaceReply{1, []byte("grant"), "no"}, &Release{id(12), -1, "killed"}, &UploadWanted{id(10), []byte("grant")},
 		&GoAway{CloseDrain, "upgrade", time.Second, 2 * time.Minute}, &HubList{[]byte("hubs")}, &Kill{id(12), "locked"},
 		&HubQuery{UUID(id(1))}, &HubStatus{UUID(id(1)), HubGone, Incarnation(id(2)), 16 * time.Second},
 		&History{[]ConnEvent{{EventDNS, 11 * time.Minute, 9 * time.Minute, 14, "hub-1", 1, CloseIdle, "no such host"}, {Kind: EventRegistered}}},
