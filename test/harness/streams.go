@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -123,13 +124,18 @@ func (x *Stream) forward(t testing.TB, s *Site, rate, size int) {
 	if !strings.Contains(s.InDevice(t, "ss -Hltn"), port) {
 		s.Start(t, Tool(t, "counter"), "-listen", port, "-rate", fmt.Sprint(rate), "-size", fmt.Sprint(size))
 	}
-	sock := filepath.Join(t.TempDir(), "s")
+	// Not in the test's own directory: ssh expands a % in the path, and a socket's path is short.
+	dir, err := os.MkdirTemp("", "hw-l-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	sock := filepath.Join(dir, "s")
 	args := s.w.SSH(x.Hub, HubMode, s.Name, "-N", "-o", "ExitOnForwardFailure=yes", "-L", sock+":"+port)
 	x.cmd = exec.Command(args[0], args[1:]...)
 	x.start(t)
 	var c net.Conn
 	Eventually(t, 30*time.Second, "ssh -L listens", func() (ok bool) {
-		var err error
 		c, err = net.Dial("unix", sock)
 		return err == nil
 	})
