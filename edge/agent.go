@@ -28,6 +28,8 @@ type Agent struct {
 	clock       *clock
 	state       *state
 	engine      *session.Engine
+	streams     *streams
+	controls    controlStreams
 	live        liveSessions
 	tickets     tickets
 	uploads     uploads
@@ -67,6 +69,7 @@ func New(cfg Config) (*Agent, error) {
 		proxy:       p,
 		incarnation: wire.NewIncarnation(),
 		slots:       make(chan struct{}, m.streams()),
+		streams:     newStreams(cfg.Logger, m.streams()),
 		turn:        make(chan struct{}, 1),
 		spent:       grant.NewSpent(maxSpent),
 		changed:     make(chan struct{}),
@@ -95,6 +98,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	tunnel.Info(a.log, "agent started", "device", creds.Name, "uuid", creds.UUID, "cluster", creds.Cluster, "version", a.cfg.Version,
 		"arch", runtime.GOARCH, "streams", cap(a.slots), "incarnation", a.incarnation)
 	a.keepConnected(ctx)
+	a.streams.close(errShutdown)
 	tunnel.Info(a.log, "agent stopped")
 	return nil
 }

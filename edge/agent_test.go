@@ -322,7 +322,6 @@ func TestOnlyARightGrantOpensASession(t *testing.T) {
 	for name, change := range map[string]func(*wire.Attach){
 		"another entry hub":      func(a *wire.Attach) { a.EntryHub = wire.NewUUID() },
 		"another run of it":      func(a *wire.Attach) { a.EntryHubIncarnation = wire.NewIncarnation() },
-		"TLS inside":             func(a *wire.Attach) { a.InnerTLS = true },
 		"a kind from the future": func(a *wire.Attach) { a.Kind = 99 },
 	} {
 		s := c.open(wire.KindSession, wire.OpenRequest{Grant: c.grant(grant.Session, nil)}, change)
@@ -372,7 +371,7 @@ func TestAKillEndsTheSessionAndSaysWhy(t *testing.T) {
 	if _, err := io.ReadFull(ch, make([]byte, 3)); err != nil {
 		t.Fatal(err)
 	}
-	if err := tunnel.Send(c.conn, wire.Kill{SessionID: id, Reason: "locked by the admin"}); err != nil {
+	if _, err := c.control().Write(wire.Kill{SessionID: id, Reason: "locked by the admin"}.Append(nil)); err != nil {
 		t.Fatal(err)
 	}
 	said, err := io.ReadAll(ch.StderrReader())
@@ -491,12 +490,13 @@ func TestEndToEndServesCertificatesAndRecordsByItself(t *testing.T) {
 	}
 	h.start(Config{Token: h.token("edge"), Name: "gw-1"})
 	c := h.next()
+	c.control()
 	dial := func(signer ssh.Signer) (*ssh.Client, error) {
 		s := c.open(wire.KindEndToEnd, wire.OpenRequest{}, nil)
 		checker := &ssh.CertChecker{IsHostAuthority: func(k ssh.PublicKey, _ string) bool {
 			return bytes.Equal(k.Marshal(), h.trust.DeviceHostCA[0])
 		}}
-		conn, chans, reqs, err := ssh.NewClientConn(streamConn{s}, "gw-1:22", &ssh.ClientConfig{
+		conn, chans, reqs, err := ssh.NewClientConn(testStreamConn{s}, "gw-1:22", &ssh.ClientConfig{
 			User: me(t), Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyCallback: checker.CheckHostKey,
 		})
 		if err != nil {

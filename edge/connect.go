@@ -109,8 +109,14 @@ func (a *Agent) dial(ctx context.Context, at attempt, tc *tls.Config) (tunnel.Co
 // verifyHub decides on a hub's chain. Until auth has signed the time of this run our clock proves nothing, so a certificate that is
 // only out of its time passes here and is held against the signed time when that has come (see link.adoptTime).
 func (a *Agent) verifyHub(cs tls.ConnectionState, trust *ca.Trust) error {
+	_, err := a.hubIdentity(cs, trust)
+	return err
+}
+
+// hubIdentity is verifyHub that says who it is.
+func (a *Agent) hubIdentity(cs tls.ConnectionState, trust *ca.Trust) (ca.Identity, error) {
 	if len(cs.PeerCertificates) == 0 {
-		return fmt.Errorf("%w: no certificate", ErrHub)
+		return ca.Identity{}, fmt.Errorf("%w: no certificate", ErrHub)
 	}
 	now := a.clock.Now()
 	if !a.clock.Trusted() {
@@ -121,12 +127,12 @@ func (a *Agent) verifyHub(cs tls.ConnectionState, trust *ca.Trust) error {
 		if foreign := checkForeign(cs.PeerCertificates); foreign != nil {
 			err = foreign
 		}
-		return fmt.Errorf("%w: %w", ErrHub, err)
+		return ca.Identity{}, fmt.Errorf("%w: %w", ErrHub, err)
 	}
 	if err := id.Require(ca.RoleHub); err != nil {
-		return fmt.Errorf("%w: %w", ErrHub, err)
+		return ca.Identity{}, fmt.Errorf("%w: %w", ErrHub, err)
 	}
-	return nil
+	return id, nil
 }
 
 // checkChallenge holds a challenge against the certificate of who sent it.

@@ -25,11 +25,11 @@ func (l *link) handle(m wire.Message) error {
 	case *wire.Time:
 		l.adoptTime(m.Blob)
 	case *wire.Kill:
-		if !a.live.end(m.SessionID, errors.New(wire.Quote(m.Reason, maxQuoted))) {
-			tunnel.Debug(a.log, "kill of a session that is not here", "session", fmt.Sprintf("%x", m.SessionID))
-		}
+		a.kill(m, l.challenge.HubUUID)
 	case *wire.PlaceReply:
 		l.places.reply(m)
+	case *wire.HubStatus:
+		a.streams.hubStatus(l, m)
 	case *wire.Renewed, *wire.Refused:
 		select {
 		case l.renewal <- m:

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"sync"
 
 	"golang.org/x/crypto/ssh"
 
@@ -17,36 +18,44 @@ import (
 	"hawser/edge/session"
 	"hawser/recorder"
 	"hawser/tunnel"
-	"hawser/tunnel/resume"
 	"hawser/tunnel/wire"
 )
 
 // serveEndToEnd gives a stream to the edge's own SSH server.
-func (l *link) serveEndToEnd(ctx context.Context, in *incoming) error {
+func (in *incoming) serveEndToEnd(ctx context.Context) error {
 	if !in.req.ClientAddr.IsValid() {
 		return in.refuse(wire.StreamProtocol, errors.New("no address of the person"))
 	}
-	st, err := in.accept()
+	st, err := in.accept(policy.DefaultDetachedLife) // until the roles are known; nobody is served before
 	if err != nil {
 		return err
 	}
+	h := &host{a: in.l.a, l: in.l, st: st, hubName: in.hubName}
 	return e2e.Serve(ctx, streamConn{st}, e2e.Params{
-		Host: &host{l}, Client: in.req.ClientAddr, Server: in.req.ServerAddr, Logger: l.a.log,
+		Host: h, Client: in.req.ClientAddr, Server: in.req.ServerAddr, Attached: st.Attached, Logger: h.a.log,
 	})
 }
 
-// host is what e2e needs of the agent, on one tunnel.
-type host struct{ l *link }
+// host is what e2e needs of the agent, for one connection.
+type host struct {
+	a       *Agent
+	l       *link
+	st      *stream
+	hubName string
 
-func (h *host) HostKey() (ssh.Signer, error) { return hostSigner(h.l.a.state.get()) }
+	mu     sync.Mutex
+	grants map[[16]byte][]byte // of the sessions not yet served, for their recordings; bounded by e2e's channel limit
+}
+
+func (h *host) HostKey() (ssh.Signer, error) { return hostSigner(h.a.state.get()) }
 
 func (h *host) VerifyUser(cert *ssh.Certificate, remote net.Addr) (ca.UserIdentity, error) {
-	a := h.l.a
+	a := h.a
 	return ca.VerifyUserCert(cert, a.state.anchors(), a.clock.Now(), remote)
 }
 
 func (h *host) MayEnter(roles []string, login string) error {
-	p, _, _ := h.l.a.held()
+	p, _, _ := h.a.held()
 	if len(p.Access(roles).For(login, policy.WayEndToEnd).Channels) == 0 {
 		return errPolicy
 	}
@@ -54,7 +63,6 @@ func (h *host) MayEnter(roles []string, login string) error {
 }
 
 func (h *host) Place(ctx context.Context, ask e2e.Ask) (*grant.Grant, error) {
-	l := h.l
 	r := wire.PlaceRequest{
 		ConnectionID: ask.ConnectionID, SessionID: ask.SessionID, UserCert: ask.Cert.Marshal(), Login: ask.Login,
 		ClientAddr: ask.ClientAddr,
@@ -67,14 +75,14 @@ func (h *host) Place(ctx context.Context, ask e2e.Ask) (*grant.Grant, error) {
 	default:
 		r.Kind = wire.PlaceConnection
 	}
-	reply, err := l.ask(ctx, r)
+	reply, err := h.askPlace(ctx, r)
 	if err != nil {
 		return nil, err
 	}
 	if reply.Refusal != "" || len(reply.Grant) == 0 {
 		return nil, &e2e.Refusal{Message: wire.Quote(reply.Refusal, 1024)}
 	}
-	g, err := l.checkGrant(reply.Grant, ask.Kind)
+	g, err := h.a.checkGrant(reply.Grant, ask.Kind, h.st.from.hub)
 	if err != nil {
 		return nil, err
 	}
@@ -84,31 +92,59 @@ func (h *host) Place(ctx context.Context, ask e2e.Ask) (*grant.Grant, error) {
 		ask.Kind == grant.Session && g.SessionID != ask.SessionID || ask.Kind != grant.Connection && g.Login != ask.Login {
 		return nil, errors.New("the hub answered with a grant for something else")
 	}
+	switch ask.Kind {
+	case grant.Connection:
+		p, _, _ := h.a.held()
+		h.st.SetDetachedLife(p.Access(g.Roles).For(ask.Login, policy.WayEndToEnd).DetachedLife)
+	case grant.Session:
+		h.mu.Lock()
+		if h.grants == nil {
+			h.grants = map[[16]byte][]byte{}
+		}
+		h.grants[g.SessionID] = reply.Grant
+		h.mu.Unlock()
+	}
 	return g, nil
 }
 
 func (h *host) Release(id [16]byte, status uint32, reason string) {
-	err := tunnel.Send(h.l.conn, wire.Release{SessionID: id, ExitStatus: int32(status), Reason: truncate(reason, 512)})
+	h.takeGrant(id)
+	m := wire.Release{SessionID: id, ExitStatus: int32(status), Reason: truncate(reason, 512)}
+	var err error
+	if c := h.a.controls.get(h.st.from); c != nil {
+		err = c.send(m)
+	} else {
+		err = tunnel.Send(h.l.conn, m)
+	}
 	if err != nil {
-		tunnel.Debug(h.l.a.log, "place not given back", "error", err) // the tunnel is gone: its hub gives back what it held
+		tunnel.Debug(h.a.log, "place not given back", "error", err) // the hub is gone: auth takes back what it held
 	}
 }
 
+// takeGrant gives out the signed grant of a session, once.
+func (h *host) takeGrant(id [16]byte) []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	blob := h.grants[id]
+	delete(h.grants, id)
+	return blob
+}
+
 func (h *host) Allow(g *grant.Grant, kind string) error {
-	return h.l.a.allow(g, policy.WayEndToEnd, kind)
+	return h.a.allow(g, policy.WayEndToEnd, kind)
 }
 
 func (h *host) Access(g *grant.Grant) (forward.Access, error) {
-	return h.l.a.access(g, policy.WayEndToEnd)
+	return h.a.access(g, policy.WayEndToEnd)
 }
 
 func (h *host) Enter(ctx context.Context, id [16]byte) (context.Context, func()) {
-	return h.l.a.live.add(ctx, id)
+	return h.a.live.add(ctx, id, h.st.from.hub)
 }
 
 // Serve runs a session, recorded here where the grant says recorded: in this way in nobody else sees it.
 func (h *host) Serve(ctx context.Context, ch *e2e.Session, g *grant.Grant, p session.Params) session.Result {
-	a := h.l.a
+	a := h.a
 	if g.Record != "" && g.Record != "off" {
 		w := h.record(g)
 		p.Tap = w
@@ -119,12 +155,12 @@ func (h *host) Serve(ctx context.Context, ch *e2e.Session, g *grant.Grant, p ses
 
 // record begins a recording of the session and asks the hub to fetch it.
 func (h *host) record(g *grant.Grant) *recorder.Writer {
-	a := h.l.a
+	a := h.a
 	c := a.state.get()
-	up := a.uploads.add(g.SessionID)
+	up := a.uploads.add(g.SessionID, h.st.from, h.takeGrant(g.SessionID))
 	return recorder.NewWriter(recorder.Header{
 		ID: g.SessionID, Cluster: c.Cluster, User: g.User, Device: c.Name, DeviceUUID: c.UUID, Login: g.Login, Way: policy.WayEndToEnd,
-		ClientAddr: g.ClientAddr.String(), Hub: h.l.challenge.HubName, Start: a.clock.Now(),
+		ClientAddr: g.ClientAddr.String(), Hub: h.hubName, Start: a.clock.Now(),
 		SignerKey: c.Key.Public().(ed25519.PublicKey),
 	}, recorder.Options{
 		Sink: up.sink,
@@ -146,7 +182,7 @@ func (a *Agent) closeRecording(w *recorder.Writer, id [16]byte) {
 }
 
 // streamConn makes a net.Conn of a stream; e2e puts the true addresses in front.
-type streamConn struct{ *resume.Stream }
+type streamConn struct{ *stream }
 
 func (streamConn) LocalAddr() net.Addr  { return nil }
 func (streamConn) RemoteAddr() net.Addr { return nil }

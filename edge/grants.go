@@ -38,9 +38,8 @@ func (l *link) ready(ctx context.Context) error {
 	}
 }
 
-// checkGrant opens a grant and holds it against this device, this run, this tunnel's hub and the time; a session grant is spent by it.
-func (l *link) checkGrant(blob []byte, kind grant.Kind) (*grant.Grant, error) {
-	a := l.a
+// checkGrant opens a grant and holds it against this device, this run, the hub it came by and the time; a session grant is spent by it.
+func (a *Agent) checkGrant(blob []byte, kind grant.Kind, hub wire.UUID) (*grant.Grant, error) {
 	c := a.state.get()
 	uuid, err := wire.ParseUUID(c.UUID)
 	if err != nil {
@@ -52,7 +51,7 @@ func (l *link) checkGrant(blob []byte, kind grant.Kind) (*grant.Grant, error) {
 	}
 	now := a.clock.Now()
 	if err := g.Check(grant.Want{
-		Cluster: c.Cluster, Device: uuid, Incarnation: a.incarnation, Hub: l.challenge.HubUUID, Kind: kind, Now: now,
+		Cluster: c.Cluster, Device: uuid, Incarnation: a.incarnation, Hub: hub, Kind: kind, Now: now,
 	}); err != nil {
 		return nil, err
 	}
@@ -63,6 +62,9 @@ func (l *link) checkGrant(blob []byte, kind grant.Kind) (*grant.Grant, error) {
 	}
 	return g, nil
 }
+
+// detachedLife is how long what the grant opens waits for another tunnel.
+func detachedLife(g *grant.Grant) time.Duration { return g.DetachedLife }
 
 // allow is policy at a channel's opening: the grant names the kind, and the device's own policy allows it now.
 func (a *Agent) allow(g *grant.Grant, way, kind string) error {

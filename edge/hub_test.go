@@ -295,13 +295,6 @@ func (h *testHub) register(ctx context.Context, conn tunnel.Conn, peer *x509.Cer
 		switch m := m.(type) {
 		case *wire.Renew:
 			h.renew(conn, peer)
-		case *wire.PlaceRequest:
-			h.wg.Go(func() {
-				r := h.place(tc, m)
-				r.ID = m.ID
-				_ = tunnel.Send(conn, r)
-			})
-			tc.messages <- m
 		default:
 			tc.messages <- m
 		}
@@ -376,6 +369,33 @@ func (c *testConn) open(kind wire.StreamKind, req wire.OpenRequest, change func(
 	c.hub.t.Cleanup(func() { s.Close() })
 	return s
 }
+
+// control opens the control stream of the hub and answers what is asked on it.
+func (c *testConn) control() *resume.Stream {
+	c.hub.t.Helper()
+	s := c.open(wire.KindControl, wire.OpenRequest{}, nil)
+	c.hub.wg.Go(func() {
+		for {
+			m, err := readMessage(s)
+			if err != nil {
+				return
+			}
+			if ask, ok := m.(*wire.PlaceRequest); ok {
+				r := c.hub.place(c, ask)
+				r.ID = ask.ID
+				_, _ = s.Write(r.Append(nil))
+			}
+			c.messages <- m
+		}
+	})
+	return s
+}
+
+// testStreamConn makes a net.Conn of a stream.
+type testStreamConn struct{ *resume.Stream }
+
+func (testStreamConn) LocalAddr() net.Addr  { return nil }
+func (testStreamConn) RemoteAddr() net.Addr { return nil }
 
 // attached waits for the answer; it returns the code of a refusal.
 func attached(t *testing.T, s *resume.Stream) (wire.StreamCode, error) {

@@ -25,14 +25,14 @@ type link struct {
 	ack       wire.Ack
 	early     []wire.Message // came before the ACK
 
-	streams  atomic.Int32  // being served
-	busy     chan struct{} // nudges the heartbeat when the first stream opens; room for one
-	idle     chan struct{} // nudges retire when the last stream ended; room for one
+	streams  atomic.Int32  // attachments on it; those streams are the agent's
+	busy     chan struct{} // nudges the heartbeat when the first comes; room for one
+	idle     chan struct{} // nudges retire when the last is gone; room for one
 	away     chan struct{} // closed by GOAWAY
 	replaced chan struct{} // closed by retire
 	leaving  bool          // hold's own: it has acted on away
 
-	places  places
+	places  places            // TODO: goes when all hubs open control streams
 	renewal chan wire.Message // the answer to RENEW; room for one
 
 	wg   sync.WaitGroup
@@ -68,7 +68,7 @@ func (l *link) start(serving context.Context) {
 	l.goDo("heartbeat", l.heartbeat)
 	l.goDo("renewal", l.renewLoop)
 	l.goDo("streams", func(ctx context.Context) error { return l.acceptStreams(ctx, serving) })
-	l.goDo("uploads", l.uploadLoop)
+	l.goDo("questions", l.askLoop)
 	go func() {
 		<-l.conn.Context().Done()
 		l.err = context.Cause(l.conn.Context())

@@ -22,9 +22,9 @@ import (
 )
 
 // serveListen runs one listener of -R: the stream's first request says on what, and the listener lives as long as the stream.
-func (l *link) serveListen(ctx context.Context, in *incoming) error {
-	a := l.a
-	g, err := l.checkGrant(in.req.Grant, grant.Forwards)
+func (in *incoming) serveListen(ctx context.Context) error {
+	a := in.l.a
+	g, err := a.checkGrant(in.req.Grant, grant.Forwards, in.from.hub)
 	if err != nil {
 		return in.refuse(wire.StreamDenied, err)
 	}
@@ -32,7 +32,7 @@ func (l *link) serveListen(ctx context.Context, in *incoming) error {
 	if err != nil {
 		return in.refuse(wire.StreamNotFound, err)
 	}
-	st, err := in.accept()
+	st, err := in.accept(detachedLife(g))
 	if err != nil {
 		return err
 	}

@@ -4,18 +4,25 @@ import (
 	"context"
 	"sync"
 	"time"
+
+	"hawser/tunnel/wire"
 )
 
 // liveSessions are the sessions and end-to-end connections being served, by id, so that a kill finds them. The zero value is ready; safe for concurrent use.
 type liveSessions struct {
 	mu    sync.Mutex
-	ends  map[[16]byte]context.CancelCauseFunc // bounded by the stream slots and by e2e's channel limit
-	over  error                                // set by endAll: nothing is admitted any more
-	empty chan struct{}                        // closed when the last one left; nil while nobody waits
+	ends  map[[16]byte]liveSession // bounded by the stream slots and by e2e's channel limit
+	over  error                    // set by endAll: nothing is admitted any more
+	empty chan struct{}            // closed when the last one left; nil while nobody waits
+}
+
+type liveSession struct {
+	hub    wire.UUID // its entry hub
+	cancel context.CancelCauseFunc
 }
 
 // add admits a session and returns its context and the function that takes it out. After endAll the context is over at once.
-func (s *liveSessions) add(ctx context.Context, id [16]byte) (context.Context, func()) {
+func (s *liveSessions) add(ctx context.Context, id [16]byte, hub wire.UUID) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -24,9 +31,9 @@ func (s *liveSessions) add(ctx context.Context, id [16]byte) (context.Context, f
 		return ctx, func() {}
 	}
 	if s.ends == nil {
-		s.ends = map[[16]byte]context.CancelCauseFunc{}
+		s.ends = map[[16]byte]liveSession{}
 	}
-	s.ends[id] = cancel
+	s.ends[id] = liveSession{hub, cancel}
 	return ctx, sync.OnceFunc(func() {
 		cancel(nil)
 		s.mu.Lock()
@@ -39,13 +46,13 @@ func (s *liveSessions) add(ctx context.Context, id [16]byte) (context.Context, f
 	})
 }
 
-// end ends one with a reason; false: it is not here.
-func (s *liveSessions) end(id [16]byte, why error) bool {
+// end ends one that hub is the entry hub of, with a reason; false: it is not here, or another's.
+func (s *liveSessions) end(id [16]byte, hub wire.UUID, why error) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	cancel, ok := s.ends[id]
-	if ok {
-		cancel(why)
+	live, ok := s.ends[id]
+	if ok = ok && live.hub == hub; ok {
+		live.cancel(why)
 	}
 	return ok
 }
@@ -55,8 +62,8 @@ func (s *liveSessions) endAll(why error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.over = why
-	for _, cancel := range s.ends {
-		cancel(why)
+	for _, live := range s.ends {
+		live.cancel(why)
 	}
 }
 

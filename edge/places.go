@@ -10,7 +10,7 @@ import (
 	"hawser/tunnel/wire"
 )
 
-// places are the place requests of one tunnel that await their reply. The zero value is ready; safe for concurrent use.
+// places are the place requests on one control stream that await their reply. The zero value is ready; safe for concurrent use.
 type places struct {
 	mu      sync.Mutex
 	next    uint32
@@ -18,23 +18,30 @@ type places struct {
 	lost    error
 }
 
-// ask asks for a place and waits for the reply.
-func (l *link) ask(ctx context.Context, r wire.PlaceRequest) (*wire.PlaceReply, error) {
+// askPlace asks the entry hub for a place and waits for the reply, a loss of the tunnel meanwhile included.
+func (h *host) askPlace(ctx context.Context, r wire.PlaceRequest) (*wire.PlaceReply, error) {
 	ctx, cancel := context.WithTimeout(ctx, placeTimeout)
 	defer cancel()
-	id, reply, err := l.places.begin()
+	p, send := &h.l.places, func(m wire.Message) error { return tunnel.Send(h.l.conn, m) }
+	c, err := h.a.controls.wait(ctx, h.st.from)
+	if c != nil {
+		p, send = &c.places, c.send
+	} else if h.st.from.hub != h.l.challenge.HubUUID || ctx.Err() != nil {
+		return nil, fmt.Errorf("ask for a place: %w", err)
+	}
+	id, reply, err := p.begin()
 	if err != nil {
 		return nil, err
 	}
-	defer l.places.forget(id)
+	defer p.forget(id)
 	r.ID = id
-	if err := tunnel.Send(l.conn, r); err != nil {
+	if err := send(r); err != nil {
 		return nil, fmt.Errorf("ask for a place: %w", err)
 	}
 	select {
 	case m, ok := <-reply:
 		if !ok {
-			return nil, errors.New("ask for a place: the tunnel was lost")
+			return nil, errors.New("ask for a place: the hub was lost")
 		}
 		return m, nil
 	case <-ctx.Done():

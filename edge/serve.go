@@ -25,52 +25,18 @@ func (a *Agent) newEngine(device string) *session.Engine {
 	return session.New(session.Config{Device: device, System: login.System{}, Logger: a.log})
 }
 
-// acceptStreams serves streams until the tunnel ends. One beyond the slots is refused at once and never waits.
-func (l *link) acceptStreams(ctx, serving context.Context) error {
-	a := l.a
-	for {
-		att, err := l.conn.AcceptStream(ctx)
-		if err != nil {
-			return err
-		}
-		select {
-		case a.slots <- struct{}{}:
-		default:
-			// The code says it all: reading its Attach first would be waiting for it.
-			att.Reset(wire.StreamResourceShortage)
-			tunnel.Warn(a.log, "stream refused", "error", "as many streams as this device serves are open", "streams", cap(a.slots))
-			continue
-		}
-		if l.streams.Add(1) == 1 {
-			nudge(l.busy)
-		}
-		l.wg.Go(func() {
-			defer func() {
-				<-a.slots
-				if l.streams.Add(-1) == 0 {
-					nudge(l.idle)
-				}
-			}()
-			defer a.guard("stream", func() { att.Reset(wire.StreamInternal) })
-			if err := l.serve(ctx, serving, att); err != nil && ctx.Err() == nil {
-				tunnel.Warn(a.log, "stream refused", "error", err)
-			}
-		})
-	}
-}
-
-func nudge(c chan struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
-// incoming is a stream that asks to be opened.
+// incoming is an attachment, and what became of it.
 type incoming struct {
+	l    *link // the tunnel that brought it
 	att  tunnel.Stream
 	head wire.Attach
-	req  wire.OpenRequest
+	// Once identified: who sent it, and what that hub calls itself.
+	from    entry
+	hubName string
+	// Of one that opens a stream.
+	req    wire.OpenRequest
+	cancel context.CancelCauseFunc
+	st     *stream // once accepted
 }
 
 // refuse tells the hub and returns the error for the log.
@@ -80,67 +46,77 @@ func (in *incoming) refuse(code wire.StreamCode, err error) error {
 	return fmt.Errorf("%s: %w", in.head.Kind, err)
 }
 
-// accept opens the stream.
-func (in *incoming) accept() (*resume.Stream, error) {
-	return resume.Accept(in.att, in.head, resume.Options{SendBuffer: streamBuffer, RecvBuffer: streamBuffer})
+// accept opens the stream, which lives that long without a tunnel.
+func (in *incoming) accept(life time.Duration) (*stream, error) {
+	st, err := in.l.a.streams.accept(in, life)
+	if err != nil {
+		return nil, in.refuse(wire.StreamRefused, err)
+	}
+	in.st = st
+	return st, nil
 }
 
-// serve reads what a stream is for, checks that it may, and serves it to its end.
-func (l *link) serve(ctx, serving context.Context, att tunnel.Stream) error {
-	rctx, cancel := context.WithTimeout(ctx, messageTimeout)
-	head, err := resume.ReadAttach(rctx, att)
-	cancel()
-	if err != nil {
-		att.Reset(wire.StreamProtocol)
-		return fmt.Errorf("read the stream's header: %w", err)
+// serve checks that the stream may be opened and serves it to its end. A stream holds a slot for as long as it could be resumed.
+func (in *incoming) serve(ctx, serving context.Context) error {
+	a := in.l.a
+	select {
+	case a.slots <- struct{}{}:
+	default:
+		return in.refuse(wire.StreamResourceShortage, errBusy)
 	}
-	in := &incoming{att: att, head: head}
-	switch {
-	case head.Counter != 0:
-		return in.refuse(wire.StreamNotFound, errors.New("no such stream"))
-	case head.InnerTLS:
-		return in.refuse(wire.StreamRefused, errors.New("this agent takes streams only from the hub of its tunnel"))
-	case head.EntryHub != l.challenge.HubUUID || head.EntryHubIncarnation != l.challenge.HubIncarnation:
-		return in.refuse(wire.StreamDenied, errors.New("the stream names another hub than the tunnel's"))
-	}
-	if in.req, err = wire.DecodeOpenRequest(head.Open); err != nil {
+	defer func() { <-a.slots }()
+	var err error
+	if in.req, err = wire.DecodeOpenRequest(in.head.Open); err != nil {
 		return in.refuse(wire.StreamProtocol, err)
 	}
-	if err := l.ready(ctx); err != nil {
+	if err := in.l.ready(ctx); err != nil {
 		return in.refuse(wire.StreamRefused, err)
 	}
-	switch head.Kind {
+	serving, in.cancel = context.WithCancelCause(serving)
+	defer in.cancel(nil)
+	err = in.serveKind(serving)
+	if in.st != nil {
+		in.st.Close()
+		<-in.st.Done()
+	}
+	return err
+}
+
+func (in *incoming) serveKind(ctx context.Context) error {
+	switch in.head.Kind {
 	case wire.KindSession:
-		return l.serveSession(serving, in)
+		return in.serveSession(ctx)
 	case wire.KindForward:
-		return l.serveForward(serving, in)
+		return in.serveForward(ctx)
 	case wire.KindListen:
-		return l.serveListen(serving, in)
+		return in.serveListen(ctx)
 	case wire.KindAccepted:
-		return l.serveAccepted(in)
+		return in.serveAccepted(ctx)
 	case wire.KindEndToEnd:
-		return l.serveEndToEnd(serving, in)
+		return in.serveEndToEnd(ctx)
 	case wire.KindUpload:
-		return l.serveUpload(in)
+		return in.serveUpload(ctx)
+	case wire.KindControl:
+		return in.serveControl(ctx)
 	}
 	return in.refuse(wire.StreamRefused, errors.New("unknown kind of stream; this agent is too old for it"))
 }
 
 // serveSession runs one session of hub mode.
-func (l *link) serveSession(ctx context.Context, in *incoming) error {
-	a := l.a
-	g, err := l.checkGrant(in.req.Grant, grant.Session)
+func (in *incoming) serveSession(ctx context.Context) error {
+	a := in.l.a
+	g, err := a.checkGrant(in.req.Grant, grant.Session, in.from.hub)
 	if err != nil {
 		return in.refuse(wire.StreamDenied, err)
 	}
 	if err := a.checkLogin(g.Login); err != nil {
 		return in.refuse(wire.StreamNotFound, err)
 	}
-	st, err := in.accept()
+	st, err := in.accept(detachedLife(g))
 	if err != nil {
 		return err
 	}
-	ctx, leave := a.live.add(ctx, g.SessionID)
+	ctx, leave := a.live.add(ctx, g.SessionID, in.from.hub)
 	defer leave()
 	tty := new(session.TTY)
 	ch := channel.New(st, channel.Options{PeerWindow: in.req.Window, Tag: tty.Tag})
@@ -178,9 +154,9 @@ func (a *Agent) checkLogin(name string) error {
 }
 
 // serveForward connects to a target in the device's network.
-func (l *link) serveForward(ctx context.Context, in *incoming) error {
-	a := l.a
-	g, err := l.checkGrant(in.req.Grant, grant.Forwards)
+func (in *incoming) serveForward(ctx context.Context) error {
+	a := in.l.a
+	g, err := a.checkGrant(in.req.Grant, grant.Forwards, in.from.hub)
 	if err != nil {
 		return in.refuse(wire.StreamDenied, err)
 	}
@@ -203,7 +179,7 @@ func (l *link) serveForward(ctx context.Context, in *incoming) error {
 		}
 		return in.refuse(code, err)
 	}
-	st, err := in.accept()
+	st, err := in.accept(detachedLife(g))
 	if err != nil {
 		nc.Close()
 		return err
@@ -223,21 +199,28 @@ func forwardKind(network string) string {
 }
 
 // serveAccepted hands the stream to whoever waits with its ticket, and stays until that one is done with it.
-func (l *link) serveAccepted(in *incoming) error {
-	fetched, ok := l.a.tickets.take(in.req.Parent, in.req.Ticket)
+func (in *incoming) serveAccepted(ctx context.Context) error {
+	a := in.l.a
+	parent := a.streams.find(in.req.Parent)
+	if parent == nil || parent.from != in.from {
+		return in.refuse(wire.StreamNotFound, errors.New("no such connection waits, or no longer"))
+	}
+	fetched, ok := a.tickets.take(in.req.Parent, in.req.Ticket)
 	if !ok {
 		return in.refuse(wire.StreamNotFound, errors.New("no such connection waits, or no longer"))
 	}
-	st, err := in.accept()
+	st, err := in.accept(parent.life)
 	if err != nil {
 		close(fetched)
 		return err
 	}
-	s := &accepted{Stream: st, done: make(chan struct{})}
+	s := &accepted{stream: st, done: make(chan struct{})}
 	fetched <- s
 	select {
 	case <-s.done:
-	case <-l.conn.Context().Done():
+	case <-st.Done():
+	case <-ctx.Done():
+		st.Reset(wire.StreamCancelled)
 	}
 	return nil
 }

@@ -10,7 +10,6 @@ import (
 
 	"hawser/tunnel/channel"
 	"hawser/tunnel/channel/payload"
-	"hawser/tunnel/resume"
 	"hawser/tunnel/wire"
 )
 
@@ -30,13 +29,13 @@ type ticketKey struct {
 
 // accepted is a stream of kind Accepted. Close tells the goroutine that serves it.
 type accepted struct {
-	*resume.Stream
+	*stream
 	once sync.Once
 	done chan struct{}
 }
 
 func (s *accepted) Close() error {
-	err := s.Stream.Close()
+	err := s.stream.Close()
 	s.once.Do(func() { close(s.done) })
 	return err
 }
@@ -64,15 +63,23 @@ func (t *tickets) open(ctx context.Context, ch channel.Channel, parent wire.Stre
 	var err error
 	select {
 	case s := <-fetched:
-		return s, nil
+		return s.orGone()
 	case err = <-answer:
 	case <-ctx.Done():
 		err = fmt.Errorf("the hub did not fetch the connection: %w", context.Cause(ctx))
 	}
 	if !t.remove(key) { // taken in this very moment
-		return <-fetched, nil
+		return (<-fetched).orGone()
 	}
 	return nil, err
+}
+
+// orGone is the stream, or an error when the hub came for it and it could not be begun.
+func (s *accepted) orGone() (io.ReadWriteCloser, error) {
+	if s == nil {
+		return nil, errors.New("the hub's stream for the connection could not be opened")
+	}
+	return s, nil
 }
 
 func (t *tickets) add(key ticketKey, fetched chan *accepted) error {

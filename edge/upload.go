@@ -19,7 +19,7 @@ import (
 
 // uploads are the recordings being made here, or made and not yet durable. Safe for concurrent use.
 type uploads struct {
-	added chan struct{} // nudges uploadLoop; room for one
+	added chan struct{} // nudges one askLoop; room for one
 	bytes atomic.Int64  // of all chunks kept
 
 	mu   sync.Mutex
@@ -28,8 +28,10 @@ type uploads struct {
 
 // upload is one recording on its way: a bounded queue of chunks.
 type upload struct {
-	id  [16]byte
-	all *uploads
+	id    [16]byte
+	from  entry  // the entry hub of the session
+	grant []byte // the session's, by which another hub may take it when that one is gone
+	all   *uploads
 
 	mu     sync.Mutex
 	first  uint64 // the sequence of chunks[0]
@@ -39,6 +41,7 @@ type upload struct {
 	ended  time.Time     // when last was set
 	gone   bool          // given up
 	active bool          // a stream is sending it
+	asked  time.Time     // when a hub was last asked to fetch it
 	wake   chan struct{} // closed and replaced at every change
 }
 
@@ -47,8 +50,8 @@ var (
 	errUploadGone    = errors.New("the recording was given up")
 )
 
-func (u *uploads) add(id [16]byte) *upload {
-	up := &upload{id: id, all: u, wake: make(chan struct{})}
+func (u *uploads) add(id [16]byte, from entry, grant []byte) *upload {
+	up := &upload{id: id, from: from, grant: grant, all: u, wake: make(chan struct{})}
 	u.mu.Lock()
 	if u.byID == nil {
 		u.byID = map[[16]byte]*upload{}
@@ -65,7 +68,8 @@ func (u *uploads) get(id [16]byte) *upload {
 	return u.byID[id]
 }
 
-// pending lists the recordings that no stream is sending, and forgets those that are durable or were not fetched within uploadLinger.
+// pending lists the recordings that no stream is sending and no hub was just asked to fetch, and forgets those that are durable or were not fetched
+// within uploadLinger.
 func (u *uploads) pending(now time.Time) (idle []*upload, left int) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -76,7 +80,8 @@ func (u *uploads) pending(now time.Time) (idle []*upload, left int) {
 			u.bytes.Add(-int64(up.bytes))
 			up.gone, up.chunks, up.bytes = true, nil, 0
 			delete(u.byID, id)
-		case !up.active:
+		case !up.active && now.Sub(up.asked) > askEvery/2: // of several tunnels one asks
+			up.asked = now
 			idle = append(idle, up)
 		}
 		up.mu.Unlock()
@@ -84,22 +89,32 @@ func (u *uploads) pending(now time.Time) (idle []*upload, left int) {
 	return idle, len(u.byID)
 }
 
-// uploadLoop asks the hub to fetch what is pending, again every uploadRetry, until the link ends or is replaced.
-func (l *link) uploadLoop(ctx context.Context) error {
+// askLoop asks for what others must do, again every askEvery, until the link ends or is replaced: to fetch recordings, and how the entry hubs of
+// detached streams are.
+func (l *link) askLoop(ctx context.Context) error {
 	a := l.a
+	wake := a.streams.join(l)
+	defer a.streams.leave(l)
 	for {
 		idle, left := a.uploads.pending(time.Now())
 		for _, up := range idle {
-			if err := tunnel.Send(l.conn, wire.UploadWanted{RecordingID: up.id}); err != nil {
+			if err := l.askUpload(up); err != nil {
+				return err
+			}
+		}
+		hubs := a.streams.lostHubs()
+		for _, hub := range hubs {
+			if err := tunnel.Send(l.conn, wire.HubQuery{Hub: hub}); err != nil {
 				return err
 			}
 		}
 		var again <-chan time.Time
-		if left > 0 {
-			again = time.After(uploadRetry)
+		if left+len(hubs) > 0 {
+			again = time.After(askEvery)
 		}
 		select {
 		case <-again:
+		case <-wake:
 		case <-a.uploads.added:
 		case <-l.replaced:
 			return nil
@@ -107,6 +122,14 @@ func (l *link) uploadLoop(ctx context.Context) error {
 			return nil
 		}
 	}
+}
+
+// askUpload asks the entry hub of the session to fetch its recording, and when that has no way here any more this tunnel's hub: the grant entitles it.
+func (l *link) askUpload(up *upload) error {
+	if c := l.a.controls.get(up.from); c != nil && c.st.Attached() && c.send(wire.UploadWanted{RecordingID: up.id, Grant: up.grant}) == nil {
+		return nil
+	}
+	return tunnel.Send(l.conn, wire.UploadWanted{RecordingID: up.id, Grant: up.grant})
 }
 
 func (u *upload) changedLocked() {
@@ -176,28 +199,30 @@ func (u *upload) durable(next uint64) error {
 	return nil
 }
 
-// next waits for the chunk with the sequence; nil: there is none, the last was before it.
-func (u *upload) next(ctx context.Context, seq uint64) ([]byte, error) {
+// next waits for the chunk with the sequence, or the first after it that is not durable, and returns its sequence; nil: there is none, the last was
+// before it.
+func (u *upload) next(ctx context.Context, seq uint64) ([]byte, uint64, error) {
 	for {
 		u.mu.Lock()
 		wake := u.wake
+		seq = max(seq, u.first) // auth may have chunks by another hub that this stream has not sent
 		switch i := seq - u.first; {
 		case u.gone:
 			u.mu.Unlock()
-			return nil, errUploadGone
+			return nil, seq, errUploadGone
 		case i < uint64(len(u.chunks)):
 			chunk := u.chunks[i]
 			u.mu.Unlock()
-			return chunk, nil
+			return chunk, seq, nil
 		case u.last:
 			u.mu.Unlock()
-			return nil, nil
+			return nil, seq, nil
 		}
 		u.mu.Unlock()
 		select {
 		case <-wake:
 		case <-ctx.Done():
-			return nil, context.Cause(ctx)
+			return nil, seq, context.Cause(ctx)
 		}
 	}
 }
@@ -210,8 +235,8 @@ func (u *upload) complete() bool {
 }
 
 // serveUpload sends a recording up the stream the hub opened for it.
-func (l *link) serveUpload(in *incoming) error {
-	up := l.a.uploads.get(in.req.RecordingID)
+func (in *incoming) serveUpload(ctx context.Context) error {
+	up := in.l.a.uploads.get(in.req.RecordingID)
 	if up == nil {
 		return in.refuse(wire.StreamNotFound, errors.New("no such recording here"))
 	}
@@ -219,12 +244,12 @@ func (l *link) serveUpload(in *incoming) error {
 		return in.refuse(wire.StreamRefused, errors.New("another stream is uploading it"))
 	}
 	defer up.end()
-	st, err := in.accept()
+	st, err := in.accept(0) // not resumed: it is asked for anew
 	if err != nil {
 		return err
 	}
 	defer st.Close()
-	if err := up.send(l.conn.Context(), st); err != nil {
+	if err := up.send(ctx, st); err != nil {
 		return fmt.Errorf("upload recording %x: %w", up.id, err)
 	}
 	return nil
@@ -274,7 +299,9 @@ func (u *upload) send(ctx context.Context, st io.ReadWriteCloser) error {
 		}
 	}()
 	for ; ; seq++ {
-		chunk, err := u.next(ctx, seq)
+		var chunk []byte
+		var err error
+		chunk, seq, err = u.next(ctx, seq)
 		if err != nil {
 			return err
 		}

@@ -40,7 +40,7 @@ func hubSide(t *testing.T, c io.ReadWriter, from uint64, n int) (chunks [][]byte
 func TestABrokenUploadGoesOnWhereItWasDurable(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all := uploads{added: make(chan struct{}, 1)}
-		up := all.add([16]byte{1})
+		up := all.add([16]byte{1}, entry{}, nil)
 		want := [][]byte{[]byte("zero"), []byte("one"), []byte("two")}
 		for i, c := range want {
 			if err := up.sink(t.Context(), uint64(i), c); err != nil {
@@ -80,7 +80,7 @@ func TestABrokenUploadGoesOnWhereItWasDurable(t *testing.T) {
 func TestAnUploadThatNobodyFetchesHoldsItsSessionOnlyForAWhile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		all := uploads{added: make(chan struct{}, 1)}
-		up := all.add([16]byte{1})
+		up := all.add([16]byte{1}, entry{}, nil)
 		chunk := make([]byte, 64<<10)
 		var err error
 		n := uint64(0)
@@ -95,7 +95,7 @@ func TestAnUploadThatNobodyFetchesHoldsItsSessionOnlyForAWhile(t *testing.T) {
 
 func TestALyingHubCannotAckWhatWasNeverSent(t *testing.T) {
 	all := uploads{added: make(chan struct{}, 1)}
-	up := all.add([16]byte{1})
+	up := all.add([16]byte{1}, entry{}, nil)
 	if err := up.sink(context.Background(), 0, []byte("x")); err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestAllUploadsTogetherAreBounded(t *testing.T) {
 			return n
 		}
 		for i := range byte(12) {
-			up := all.add([16]byte{i})
+			up := all.add([16]byte{i}, entry{}, nil)
 			for n := uint64(0); n < 8; n++ {
 				if up.sink(t.Context(), n, chunk) != nil {
 					break

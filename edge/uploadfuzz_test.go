@@ -32,7 +32,7 @@ func FuzzUploadAcknowledgements(f *testing.F) {
 	f.Add(words(1)[:7])
 	f.Fuzz(func(t *testing.T, b []byte) {
 		all := uploads{added: make(chan struct{}, 1)}
-		up := all.add([16]byte{1})
+		up := all.add([16]byte{1}, entry{}, nil)
 		for i := range 3 {
 			if err := up.sink(t.Context(), uint64(i), fmt.Appendf(nil, "chunk %d", i)); err != nil {
 				t.Fatal(err)

@@ -63,7 +63,9 @@ type Params struct {
 	Host   Host
 	Client netip.AddrPort // the person's address
 	Server netip.AddrPort // as the person reached the hub; may be invalid
-	Logger tunnel.Logger
+	// Attached tells whether a tunnel carries the connection now: a client that cannot be heard is not gone. Nil: always.
+	Attached func() bool
+	Logger   tunnel.Logger
 }
 
 // ErrClient wraps what ended a connection before anyone was authenticated.
@@ -271,6 +273,10 @@ func (s *server) keepalive(ended <-chan struct{}) {
 		case <-pending:
 			pending, missed = nil, 0
 		case <-ticker.C:
+			if s.p.Attached != nil && !s.p.Attached() {
+				missed = 0
+				continue
+			}
 			if pending != nil {
 				if missed++; missed >= keepaliveCount {
 					tunnel.Info(s.log, "client is gone", "user", s.user.Name)

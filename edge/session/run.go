@@ -221,7 +221,11 @@ func (r *running) wait(ctx context.Context) {
 		select {
 		case q, ok := <-s.ch.Requests():
 			if !ok {
-				r.gone()
+				if ctx.Err() != nil { // both at once: the session was killed, and its stream with it
+					r.kill(context.Cause(ctx))
+				} else {
+					r.gone()
+				}
 				return
 			}
 			_ = q.Reply(s.during(q, r.child.pid))

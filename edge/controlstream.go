@@ -1,0 +1,179 @@
+package edge
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"hawser/tunnel"
+	"hawser/tunnel/wire"
+)
+
+const (
+	// controlLife is how long a control stream waits for another tunnel: longer than the connections it is for, by default.
+	controlLife = 12 * time.Minute
+	// controlWait is how long a connection waits for the control stream of its entry hub, which the hub opens beside it.
+	controlWait = 300 * time.Millisecond // TODO: 5 s when all hubs open control streams
+)
+
+var (
+	errNoControl   = errors.New("the hub opened no control stream")
+	errControlFull = errors.New("the hub does not take what it was asked")
+)
+
+// controlStream carries control messages between an entry hub and this device, whatever hub's tunnel it goes through.
+type controlStream struct {
+	st     *stream
+	places places
+
+	mu sync.Mutex // a message at a time
+}
+
+// controlStreams are the open ones, at most one of each run of a hub. The zero value is ready; safe for concurrent use.
+type controlStreams struct {
+	mu      sync.Mutex
+	of      map[entry]*controlStream
+	changed chan struct{} // closed and replaced when one comes; nil while nobody waits
+}
+
+// wait returns the control stream of a hub, which may be on its way.
+func (s *controlStreams) wait(ctx context.Context, from entry) (*controlStream, error) {
+	timer := time.NewTimer(controlWait)
+	defer timer.Stop()
+	for {
+		s.mu.Lock()
+		c := s.of[from]
+		if s.changed == nil {
+			s.changed = make(chan struct{})
+		}
+		changed := s.changed
+		s.mu.Unlock()
+		if c != nil {
+			return c, nil
+		}
+		select {
+		case <-changed:
+		case <-timer.C:
+			return nil, errNoControl
+		case <-ctx.Done():
+			return nil, context.Cause(ctx)
+		}
+	}
+}
+
+// get returns the control stream of a hub; nil: there is none now.
+func (s *controlStreams) get(from entry) *controlStream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.of[from]
+}
+
+// put takes c in and returns the one it replaces.
+func (s *controlStreams) put(from entry, c *controlStream) *controlStream {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.of == nil {
+		s.of = map[entry]*controlStream{}
+	}
+	old := s.of[from]
+	s.of[from] = c
+	if s.changed != nil {
+		close(s.changed)
+		s.changed = nil
+	}
+	return old
+}
+
+// drop takes c out, unless another has its place.
+func (s *controlStreams) drop(from entry, c *controlStream) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.of[from] == c {
+		delete(s.of, from)
+	}
+}
+
+// serveControl serves the control stream of an entry hub. A newer one of the same hub takes its place: the hub has lost the older.
+func (in *incoming) serveControl(ctx context.Context) error {
+	a := in.l.a
+	st, err := in.accept(controlLife)
+	if err != nil {
+		return err
+	}
+	defer context.AfterFunc(ctx, func() { st.Reset(wire.StreamCancelled) })()
+	c := &controlStream{st: st}
+	if old := a.controls.put(in.from, c); old != nil {
+		old.st.Reset(wire.StreamCancelled)
+	}
+	defer a.controls.drop(in.from, c)
+	defer c.places.fail(errors.New("the control stream of the hub has ended"))
+	r := bufio.NewReaderSize(st, 512)
+	for {
+		m, err := readMessage(r)
+		switch {
+		case err == io.EOF:
+			return nil
+		case errors.Is(err, wire.ErrUnknownType):
+			continue
+		case errors.Is(err, wire.ErrMalformed):
+			st.Reset(wire.StreamProtocol)
+			return fmt.Errorf("control stream: %w", err)
+		case err != nil: // lost for good
+			tunnel.Debug(a.log, "control stream ended", "hub", in.hubName, "error", err)
+			return nil
+		}
+		switch m := m.(type) {
+		case *wire.PlaceReply:
+			c.places.reply(m)
+		case *wire.Kill:
+			a.kill(m, in.from.hub)
+		default:
+			tunnel.Warn(a.log, "refused a message of the hub", "hub", in.hubName, "type", m.Type(), "error", "not for a control stream")
+		}
+	}
+}
+
+// readMessage reads one message of a control stream. An error other than wire.ErrUnknownType ends the stream.
+func readMessage(r io.Reader) (wire.Message, error) {
+	var h [wire.HeaderLen]byte
+	if _, err := io.ReadFull(r, h[:]); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint32(h[2:])
+	if n > wire.MaxControl-wire.HeaderLen {
+		return nil, fmt.Errorf("%w: message of %d bytes", wire.ErrMalformed, n)
+	}
+	b := make([]byte, wire.HeaderLen+n)
+	copy(b, h[:])
+	if _, err := io.ReadFull(r, b[wire.HeaderLen:]); err != nil {
+		return nil, err
+	}
+	return wire.Decode(b)
+}
+
+// send sends a message; it never waits: what the hub does not take fills the stream's buffer, and beyond that fails.
+func (c *controlStream) send(m wire.Message) error {
+	b, err := wire.Encode(m)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.st.Unacknowledged()+len(b) > streamBuffer {
+		return errControlFull
+	}
+	_, err = c.st.Write(b)
+	return err
+}
+
+// kill ends a session of that hub.
+func (a *Agent) kill(m *wire.Kill, hub wire.UUID) {
+	if !a.live.end(m.SessionID, hub, errors.New(wire.Quote(m.Reason, maxQuoted))) {
+		tunnel.Debug(a.log, "kill of a session that is not here", "session", fmt.Sprintf("%x", m.SessionID))
+	}
+}
