@@ -87,10 +87,13 @@ func rebind(t *testing.T, s *harness.Site) time.Time {
 
 func TestASessionOutlivesItsLink(t *testing.T) {
 	t.Parallel()
-	const hubs = 2
+	hubs := hubCount()
 	w := harness.NewWorld(t, hubs)
+	turns := 0
 	for _, f := range linkFaults {
 		for i, carrier := range f.carriers {
+			turn := turns
+			turns++
 			t.Run(f.name+"/"+carrier, func(t *testing.T) {
 				t.Parallel()
 				s := w.AddSite(t, fmt.Sprintf("gw-%s-%d-%s", slug(f.name), i, carrier))
@@ -102,7 +105,7 @@ func TestASessionOutlivesItsLink(t *testing.T) {
 				if size == 0 {
 					size = 24
 				}
-				streams := open(t, s, hubs, rate, size)
+				streams := open(t, s, turn, hubs, rate, size)
 				flowing(t, streams, time.Now(), 10*time.Second)
 				time.Sleep(time.Second)
 				since := f.happen(t, s)
@@ -129,7 +132,7 @@ func slug(s string) string {
 // return in 10 min is all that flapping may cost.
 func TestBackToQUICOnce(t *testing.T) {
 	t.Parallel()
-	const hubs = 2
+	hubs := hubCount()
 	w := harness.NewWorld(t, hubs)
 	s := w.AddSite(t, "gw-flap")
 	s.StartEdge(t, "HAWSER_REPROBE=3s")
@@ -141,7 +144,7 @@ func TestBackToQUICOnce(t *testing.T) {
 		})
 	}
 	on("quic", 20*time.Second)
-	streams := open(t, s, hubs, 50, 24)
+	streams := open(t, s, 1, hubs, 50, 24)
 	time.Sleep(time.Second)
 	since := time.Now()
 	s.Drop(t, "meta l4proto udp")

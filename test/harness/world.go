@@ -160,7 +160,8 @@ func (w *World) AddForwardedHub(t testing.TB, k int) *HubHost {
 }
 `, addr, TunnelPort, SSHPort))
 	h := w.newHub(t, fmt.Sprintf("hub-%d", k), ns, addr)
-	h.args = []string{"--ssh", "172.16.9.2:2022", "--tunnel", "172.16.9.2:4433", "--public", fmt.Sprintf("%s:%d", addr, TunnelPort)}
+	h.args = []string{"--ssh", "172.16.9.2:2022", "--tunnel", "172.16.9.2:4433", "--public", fmt.Sprintf("%s:%d", addr, TunnelPort),
+		"--public-ssh", fmt.Sprintf("%s:%d", addr, SSHPort)}
 	h.Launch(t)
 	return h
 }
@@ -211,7 +212,7 @@ func (w *World) in(t testing.TB, ns string, env []string, args ...string) *Proce
 // WriteConfig writes an ssh_config with an alias for each hub.
 func (w *World) WriteConfig(t testing.TB) {
 	t.Helper()
-	// The profile's own known_hosts is written by the first ssh of the command line; the hub refuses the name, and that is enough.
+	// The profile's known_hosts is written by the command line's first ssh, wherever that goes.
 	w.config, w.trust = filepath.Join(w.Dir, "ssh_config"), filepath.Join(w.Home, "known_hosts")
 	Eventually(t, 30*time.Second, "hawser ssh writes known_hosts", func() bool {
 		w.Hawser(t, "ssh", "hub", "help")
@@ -263,6 +264,45 @@ const (
 	HubMode  Way = "hub"
 	EndToEnd Way = "e2e"
 )
+
+// ListedOnline reports whether the k-th hub's own list calls a device online.
+func (w *World) ListedOnline(t testing.TB, hub int, device string) bool {
+	t.Helper()
+	r := w.AtHub(t, hub, "ls")
+	for line := range strings.Lines(string(r.Stdout)) {
+		if f := strings.Fields(line); len(f) > 1 && f[0] == device {
+			return f[1] == "online"
+		}
+	}
+	if r.Code != 0 {
+		t.Errorf("ssh hub%d ls: exit %d, %s", hub, r.Code, r.Stderr)
+	}
+	return false
+}
+
+// Drain runs `hawser-hub drain`, which waits until the hub has ended.
+func (h *HubHost) Drain(t testing.TB) Result {
+	t.Helper()
+	return Run(t, nil, "ip", "netns", "exec", h.NS, Program(t, "hawser-hub"), "drain", "--data", h.Data())
+}
+
+// RSS is the hub's resident memory in bytes.
+func (h *HubHost) RSS(t testing.TB) int {
+	t.Helper()
+	var kb int
+	for line := range strings.Lines(ReadFile(t, fmt.Sprintf("/proc/%d/status", h.Cmd.Process.Pid))) {
+		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
+			fmt.Sscan(rest, &kb)
+		}
+	}
+	return kb << 10
+}
+
+// Flood sends garbage datagrams from the laptop to an address until the test ends or the time is over.
+func (w *World) Flood(t testing.TB, addr string, rate int, last time.Duration) *Process {
+	t.Helper()
+	return w.in(t, w.laptop, nil, Tool(t, "flood"), "-rate", fmt.Sprint(rate), "-for", last.String(), addr)
+}
 
 // SSH is the argument list of ssh(1) on the laptop, to a device by the k-th hub.
 func (w *World) SSH(hub int, way Way, device string, options ...string) []string {
@@ -426,6 +466,19 @@ func (s *Site) BlackHole(t testing.TB, mtu int) {
 func (s *Site) UDPTimeout(t testing.TB, seconds int) {
 	t.Helper()
 	script(t, s.Router, fmt.Sprintf("sysctl -qw net.netfilter.nf_conntrack_udp_timeout=%d net.netfilter.nf_conntrack_udp_timeout_stream=%d", seconds, seconds))
+}
+
+// Counters are the processes on the device that a session's stream runs, by their id.
+func (s *Site) Counters(t testing.TB) []string {
+	t.Helper()
+	var found []string
+	for _, pid := range strings.Fields(sh(t, "ip", "netns", "pids", s.Device)) {
+		b, err := os.ReadFile("/proc/" + pid + "/cmdline")
+		if err == nil && strings.HasPrefix(string(b), Tool(t, "counter")+"\x00-rate") {
+			found = append(found, pid)
+		}
+	}
+	return found
 }
 
 // HalfOpen loses every packet of the TCP connections the device has to hubs now; new ones work.
