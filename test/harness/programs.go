@@ -47,7 +47,8 @@ var tools = sync.OnceValues(func() (string, error) {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		return "", err
 	}
-	cmd := exec.Command("go", "build", "-trimpath", "-o", dir+"/", "hawser/test/harness/cmd/counter", "hawser/test/harness/cmd/flood", "hawser/test/harness/cmd/impair")
+	cmd := exec.Command("go", "build", "-trimpath", "-o", dir+"/", "hawser/test/harness/cmd/counter", "hawser/test/harness/cmd/flood", "hawser/test/harness/cmd/impair",
+		"hawser/tools/fleet")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	toolsDir = dir
@@ -56,7 +57,7 @@ var tools = sync.OnceValues(func() (string, error) {
 
 var toolsDir string // empty until tools was called
 
-// Tool is the path of one of the harness's own programs: counter, flood, impair.
+// Tool is the path of one of the harness's own programs: counter, flood, impair, and the fleet.
 func Tool(t testing.TB, name string) string {
 	t.Helper()
 	dir, err := tools()
