@@ -17,7 +17,7 @@ var (
 )
 
 func reg(i wire.Incarnation, slot uint8, counter uint64) *Tunnel {
-	return &Tunnel{UUID: gw, Incarnation: i, Slot: slot, Counter: counter}
+	return &Tunnel{UUID: gw, Incarnation: i, Slot: slot, Counter: counter, Signature: make([]byte, 64), Challenged: 1 << 63}
 }
 
 func accept(t *testing.T, r *Registry, n *Tunnel, displaces ...*Tunnel) {
@@ -63,6 +63,7 @@ func TestReplayedCounterIsRefusedEvenAfterTheTunnelEnded(t *testing.T) {
 	a := reg(run1, 0, 5)
 	accept(t, &r, a)
 	refuse(t, &r, reg(run1, 0, 5), ErrStale)
+	accept(t, &r, reg(run1, 1, 4)) // the other slot has a counter of its own
 	refuse(t, &r, reg(run1, 1, 4), ErrStale)
 	r.Remove(a)
 	refuse(t, &r, reg(run1, 0, 5), ErrStale)
@@ -75,7 +76,7 @@ func TestNewIncarnationFencesAllOlderTunnels(t *testing.T) {
 	accept(t, &r, b)
 	c := reg(run2, 1, 1)
 	accept(t, &r, c, a, b)
-	refuse(t, &r, reg(run1, 0, 2), ErrStale)
+	refuse(t, &r, reg(run1, 0, 1), ErrStale)
 	if got := r.All(); len(got) != 1 || got[0] != c {
 		t.Errorf("All = %v", got)
 	}
