@@ -112,19 +112,27 @@ func (s *Server) deviceOf(d *deviceRecord, logins []string) *api.Device {
 		Uuid: d.UUID, Name: d.Name, Labels: labelList(d.Labels), Evidence: labelList(d.Evidence), Hostname: d.Hostname, AgentVersion: d.Version,
 		Arch: d.Arch, Os: d.OS, JoinedUnix: d.Joined.Unix(), CertificateNotAfterUnix: d.NotAfter.Unix(), Sessions: s.hubs.count(d.UUID), Logins: logins,
 	}
-	st, seen, online := s.hubs.device(d.UUID)
-	if !seen.IsZero() {
-		out.LastSeenUnix = seen.Unix()
+	tunnels, last, online := s.hubs.device(d.UUID)
+	for _, t := range tunnels {
+		out.Tunnels = append(out.Tunnels, &api.Tunnel{
+			Hub: t.hub.name, Zone: t.hub.zone, Slot: t.Slot, Carrier: t.Carrier, Observed: t.Observed, SinceUnix: t.SinceUnix, Silent: t.Silent,
+		})
 	}
-	if online {
-		out.Online, out.Carrier, out.Observed, out.Addresses = true, st.Carrier, st.Observed, st.Addresses
-		out.LastSeenUnix = s.cfg.Now().Unix()
+	if len(tunnels) > 0 {
+		st := tunnels[0]
+		out.Observed, out.Addresses = st.Observed, st.Addresses
 		if st.Hostname != "" {
 			out.Hostname, out.AgentVersion, out.Arch, out.Os = st.Hostname, st.AgentVersion, st.Arch, st.Os
 		}
-		if h := s.view.hub(st.hub); h != nil {
-			out.Hub = h.Name
-		}
+	}
+	switch {
+	case online:
+		st := tunnels[0]
+		out.Online, out.Hub, out.Zone, out.Carrier, out.SinceUnix = true, st.hub.name, st.hub.zone, st.Carrier, st.SinceUnix
+		out.LastSeenUnix = s.cfg.Now().Unix()
+	case !last.At.IsZero():
+		out.LastSeenUnix, out.SinceUnix = last.At.Unix(), last.At.Unix()
+		out.LastHub, out.LastCarrier, out.LastReason = last.Hub, last.Carrier, last.Reason
 	}
 	return out
 }
@@ -251,7 +259,9 @@ func (s adminService) GetDevice(ctx context.Context, req *connect.Request[api.Ge
 	if err != nil {
 		return nil, err
 	}
-	return connect.NewResponse(s.deviceOf(d, logins)), nil
+	out := s.deviceOf(d, logins)
+	out.History = s.hubs.historyOf(d.UUID)
+	return connect.NewResponse(out), nil
 }
 
 // RemoveDevice makes the cluster forget a device; its certificates are refused from then on.
@@ -261,7 +271,7 @@ func (s adminService) RemoveDevice(ctx context.Context, req *connect.Request[api
 	if err != nil {
 		return nil, err
 	}
-	if err := s.commit(ctx, []store.Cond{store.IfExists(devicePrefix + d.UUID)}, store.Delete(devicePrefix+d.UUID), store.Delete(namePrefix+d.Name)); err != nil {
+	if err := s.commit(ctx, []store.Cond{store.IfExists(devicePrefix + d.UUID)}, store.Delete(devicePrefix+d.UUID), store.Delete(namePrefix+d.Name), store.Delete(seenPrefix+d.UUID)); err != nil {
 		return nil, err
 	}
 	s.hubs.forget(d.UUID)
@@ -393,6 +403,9 @@ func (s adminService) ListSessions(ctx context.Context, _ *connect.Request[api.L
 		out := &api.Session{
 			Id: sess.id[:], ConnectionId: sess.connection[:], Kind: sess.kind, User: sess.user, Login: sess.login, Way: sess.way, Channel: sess.channel,
 			Command: sess.command, ClientAddress: sess.client, Hub: sess.hubName, StartUnixNano: sess.start.UnixNano(), Recorded: sess.recorded,
+		}
+		if !sess.detached.IsZero() {
+			out.DetachedSinceUnixNano = sess.detached.UnixNano()
 		}
 		if sess.device != nil {
 			out.Device, out.DeviceUuid = sess.device.Name, sess.device.UUID

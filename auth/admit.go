@@ -100,7 +100,7 @@ func (s *Server) admit(r *api.AdmitRequest, client netip.AddrPort, hub wire.UUID
 	}
 	sess := &session{
 		id: g.SessionID, connection: g.ConnectionID, kind: g.Kind.String(), user: user.Name, way: e.Way, channel: e.Channel, command: e.Command,
-		client: r.ClientAddress, hub: c.id.UUID, hubName: c.id.Name, start: now,
+		client: r.ClientAddress, hub: c.id.UUID, hubName: c.id.Name, start: now, admitted: now,
 	}
 	res := &api.AdmitResponse{Access: &api.Access{}, User: user.Name, Roles: e.Roles, NotAfterUnix: g.NotAfter.Unix()}
 	allRoles, rev := s.view.policies()
@@ -135,7 +135,7 @@ func (s *Server) admit(r *api.AdmitRequest, client netip.AddrPort, hub wire.UUID
 		return nil, &refusal{reason: "places", message: "this hub has too many sessions, or one of this id; try again"}
 	}
 	if res.Grant, err = g.Sign(s.set.GrantKey()); err != nil {
-		s.hubs.release(c.id.UUID, g.SessionID)
+		s.hubs.release(c.id.UUID, g.SessionID, now)
 		return nil, fmt.Errorf("sign a grant: %w", err)
 	}
 	return res, nil
@@ -245,8 +245,8 @@ func (s *Server) resolveLogin(r *api.AdmitRequest, d *deviceRecord, all policy.A
 	if len(all.Logins) == 1 && !strings.ContainsAny(all.Logins[0], "*?[") {
 		return all.Logins[0], nil
 	}
-	st, _, online := s.hubs.device(d.UUID)
-	if online && st.Uid == 0 && allowed("root") {
+	tunnels, _, online := s.hubs.device(d.UUID)
+	if online && tunnels[0].Uid == 0 && allowed("root") {
 		return "root", nil
 	}
 	if r.DefaultLogin != "" && allowed(r.DefaultLogin) {
@@ -274,7 +274,7 @@ func (s hubService) Release(ctx context.Context, req *connect.Request[api.Releas
 	if len(r.SessionId) != 16 {
 		return nil, invalid("a session id has 16 bytes")
 	}
-	if sess := s.hubs.release(c.id.UUID, [16]byte(r.SessionId)); sess != nil {
+	if sess := s.hubs.release(c.id.UUID, [16]byte(r.SessionId), s.cfg.Now()); sess != nil {
 		s.recordEnd(sess, clip(r.Reason), &r.ExitStatus)
 	}
 	return connect.NewResponse(&api.ReleaseResponse{}), nil

@@ -10,190 +10,123 @@ import (
 	"hawser/auth/api"
 )
 
-// hubTable is what is so now and need not outlive the service: which hubs watch,
-// which devices have a tunnel where, and which sessions are open.
+// hubTable is what is so now and need not outlive the service: which hubs watch, which devices have a tunnel where, and
+// which sessions are open. The hubs tell it all again when the service has restarted.
 type hubTable struct {
 	mu       sync.Mutex
-	watches  map[string]*watch      // by the hub's UUID; the newest
-	devices  map[string]deviceState // by UUID; the newest report
-	lastSeen map[string]time.Time   // by UUID, of devices seen in this run of the service
+	watches  map[string]*watch    // by the hub's UUID; the newest
+	seen     map[string]time.Time // when a hub that was up in this run of the service went, by its UUID
+	changed  chan struct{}        // closed and replaced when a hub comes or goes
+	devices  map[string]*presence // by UUID
 	sessions map[[16]byte]*session
 	perHub   map[string]int      // sessions
 	claimed  map[[16]byte]string // sessions, perhaps of an earlier run of the service, that a hub said it has; its UUID
+	// released are sessions that ended a moment ago: a report that was on its way must not bring them back. Two halves, the older
+	// forgotten each releasedLife.
+	released [2]map[releasedSession]struct{}
+	turned   time.Time
+}
+
+type releasedSession struct {
+	hub string
+	id  [16]byte
 }
 
 type watch struct {
-	hub   string
+	hub   hubRef
 	kills []*api.Kill   // at most one for each session
 	wake  chan struct{} // buffered by one: there are kills
-	gone  chan struct{} // closed when a newer Watch of the hub took over
-}
-
-type deviceState struct {
-	*api.DeviceState
-	hub string // UUID
-}
-
-type session struct {
-	id, connection [16]byte
-	kind           string
-	user           string
-	device         *deviceRecord // nil: the hub itself
-	login          string
-	way            string
-	channel        string
-	command        string
-	client         string
-	hub, hubName   string
-	start          time.Time
-	recorded       bool
+	gone  chan struct{} // closed when a newer Watch of the hub took over, or the hub was removed
 }
 
 func newHubTable() *hubTable {
 	return &hubTable{
-		watches: make(map[string]*watch), devices: make(map[string]deviceState), lastSeen: make(map[string]time.Time),
+		watches: make(map[string]*watch), seen: make(map[string]time.Time), changed: make(chan struct{}), devices: make(map[string]*presence),
 		sessions: make(map[[16]byte]*session), perHub: make(map[string]int), claimed: make(map[[16]byte]string),
 	}
 }
 
 // begin makes the hub count as up, and ends sessions it no longer has.
-func (t *hubTable) begin(hub string, alive [][]byte, now time.Time) (*watch, []*session) {
+func (t *hubTable) begin(hub hubRef, alive [][]byte, now time.Time) (*watch, []*session) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if old := t.watches[hub]; old != nil {
+	if old := t.watches[hub.uuid]; old != nil {
 		close(old.gone)
+	} else {
+		t.moveLocked()
 	}
 	w := &watch{hub: hub, wake: make(chan struct{}, 1), gone: make(chan struct{})}
-	t.watches[hub] = w
-	maps.DeleteFunc(t.claimed, func(_ [16]byte, of string) bool { return of == hub })
+	t.watches[hub.uuid] = w
+	maps.DeleteFunc(t.claimed, func(_ [16]byte, of string) bool { return of == hub.uuid })
 	keep := make(map[[16]byte]bool, len(alive))
 	for _, id := range alive {
 		if len(id) == 16 {
 			keep[[16]byte(id)] = true
-			t.claimed[[16]byte(id)] = hub
+			t.claimed[[16]byte(id)] = hub.uuid
 		}
 	}
+	return w, t.endLocked(hub.uuid, keep, now)
+}
+
+// endLocked drops and returns the hub's sessions that are not in keep.
+func (t *hubTable) endLocked(hub string, keep map[[16]byte]bool, now time.Time) []*session {
 	var ended []*session
 	for id, s := range t.sessions {
 		// One admitted a moment ago may not have been on the hub's list yet.
-		if s.hub == hub && !keep[id] && now.Sub(s.start) > claimGrace {
+		if s.hub == hub && !keep[id] && now.Sub(s.admitted) > claimGrace {
 			ended = append(ended, s)
 			t.dropLocked(s)
 		}
 	}
-	return w, ended
+	return ended
 }
 
-// end marks the hub's devices offline, unless a newer Watch of it took over.
-func (t *hubTable) end(w *watch, now time.Time) {
+// end takes the hub's tunnels away, unless a newer Watch of it took over.
+func (t *hubTable) end(w *watch, reason string, now time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.watches[w.hub] != w {
-		return
-	}
-	delete(t.watches, w.hub)
-	t.offlineLocked(w.hub, now, nil)
-}
-
-func (t *hubTable) offlineLocked(hub string, now time.Time, except map[string]bool) {
-	for uuid, d := range t.devices {
-		if d.hub == hub && !except[uuid] {
-			delete(t.devices, uuid)
-			t.lastSeen[uuid] = now
-		}
+	if t.watches[w.hub.uuid] == w {
+		t.downLocked(w.hub, reason, now)
 	}
 }
 
-// report takes over the states; ok is false if the hub has no Watch open.
-func (t *hubTable) report(hub string, full bool, states []*api.DeviceState, now time.Time) (ok bool) {
+// remove ends the Watch of a hub that was removed, and its sessions.
+func (t *hubTable) remove(hub string, now time.Time) []*session {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.watches[hub] == nil {
-		return false
+	if w := t.watches[hub]; w != nil {
+		close(w.gone)
+		t.downLocked(w.hub, "hub "+w.hub.name+" was removed", now)
 	}
-	named := make(map[string]bool, len(states))
-	for _, st := range states {
-		named[st.Uuid] = true
-		t.lastSeen[st.Uuid] = now
-		if st.Online {
-			t.devices[st.Uuid] = deviceState{st, hub}
-		} else if t.devices[st.Uuid].hub == hub {
-			// A device that moved on is online at the hub that said so last.
-			delete(t.devices, st.Uuid)
-		}
-	}
-	if full {
-		t.offlineLocked(hub, now, named)
-	}
-	return true
+	delete(t.seen, hub)
+	maps.DeleteFunc(t.claimed, func(_ [16]byte, of string) bool { return of == hub })
+	return t.endLocked(hub, nil, now.Add(2*claimGrace))
 }
 
-func (t *hubTable) device(uuid string) (st deviceState, seen time.Time, online bool) {
+func (t *hubTable) downLocked(hub hubRef, reason string, now time.Time) {
+	delete(t.watches, hub.uuid)
+	t.seen[hub.uuid] = now
+	t.offlineLocked(hub, reason, now, nil)
+	t.moveLocked()
+}
+
+func (t *hubTable) moveLocked() {
+	close(t.changed)
+	t.changed = make(chan struct{})
+}
+
+// moved returns a channel that closes when the next hub comes or goes.
+func (t *hubTable) moved() <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	st, online = t.devices[uuid]
-	return st, t.lastSeen[uuid], online
+	return t.changed
 }
 
-// forget drops a removed device.
-func (t *hubTable) forget(uuid string) {
+// up tells whether the hub watches, and else when it last did in this run of the service.
+func (t *hubTable) up(hub string) (up bool, seen time.Time) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	delete(t.devices, uuid)
-	delete(t.lastSeen, uuid)
-}
-
-func (t *hubTable) up(hub string) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.watches[hub] != nil
-}
-
-// add registers a session. It fails if there is one of that id, or the hub has too many.
-func (t *hubTable) add(s *session) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.sessions[s.id] != nil || t.perHub[s.hub] >= maxSessions {
-		return false
-	}
-	t.sessions[s.id] = s
-	t.perHub[s.hub]++
-	return true
-}
-
-func (t *hubTable) dropLocked(s *session) {
-	delete(t.sessions, s.id)
-	if t.perHub[s.hub]--; t.perHub[s.hub] <= 0 {
-		delete(t.perHub, s.hub)
-	}
-}
-
-// release ends the hub's session; nil if it has none of that id.
-func (t *hubTable) release(hub string, id [16]byte) *session {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.claimed[id] == hub {
-		delete(t.claimed, id)
-	}
-	s := t.sessions[id]
-	if s == nil || s.hub != hub {
-		return nil
-	}
-	t.dropLocked(s)
-	return s
-}
-
-// live reports whether a hub has the session, as far as is known.
-func (t *hubTable) live(id [16]byte) bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.sessions[id] != nil || t.claimed[id] != ""
-}
-
-func (t *hubTable) list() []*session {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return slices.SortedFunc(maps.Values(t.sessions), func(a, b *session) int { return cmp.Or(a.start.Compare(b.start), slices.Compare(a.id[:], b.id[:])) })
+	return t.watches[hub] != nil, t.seen[hub]
 }
 
 // kill tells the session's hub to end it; ok is false if that hub is not connected.
@@ -223,6 +156,121 @@ func (t *hubTable) takeKills(w *watch) []*api.Kill {
 	kills := w.kills
 	w.kills = nil
 	return kills
+}
+
+// session is an open session or connection.
+type session struct {
+	id, connection [16]byte
+	kind           string
+	user           string
+	device         *deviceRecord // nil: the hub itself
+	login          string
+	way            string
+	channel        string
+	command        string
+	client         string
+	hub, hubName   string
+	start          time.Time
+	recorded       bool
+	admitted       time.Time // when this run of the service first knew of it
+	detached       time.Time // since when it has been without its device; zero: it is not
+}
+
+// add registers a session. It fails if there is one of that id, or the hub has too many.
+func (t *hubTable) add(s *session) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.addLocked(s)
+}
+
+func (t *hubTable) addLocked(s *session) bool {
+	if t.sessions[s.id] != nil || t.perHub[s.hub] >= maxSessions {
+		return false
+	}
+	t.sessions[s.id] = s
+	t.perHub[s.hub]++
+	return true
+}
+
+func (t *hubTable) dropLocked(s *session) {
+	delete(t.sessions, s.id)
+	if t.perHub[s.hub]--; t.perHub[s.hub] <= 0 {
+		delete(t.perHub, s.hub)
+	}
+}
+
+// release ends the hub's session; nil if it has none of that id.
+func (t *hubTable) release(hub string, id [16]byte, now time.Time) *session {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.claimed[id] == hub {
+		delete(t.claimed, id)
+	}
+	if t.released[0] == nil || now.Sub(t.turned) > releasedLife {
+		t.released[0], t.released[1], t.turned = make(map[releasedSession]struct{}), t.released[0], now
+	}
+	if len(t.released[0]) < maxReleased {
+		t.released[0][releasedSession{hub, id}] = struct{}{}
+	}
+	s := t.sessions[id]
+	if s == nil || s.hub != hub {
+		return nil
+	}
+	t.dropLocked(s)
+	return s
+}
+
+// reportSessions takes over what a hub says it serves. It returns those that were not known, and those that are no more.
+// ok is false if the hub has no Watch open.
+func (t *hubTable) reportSessions(hub string, full bool, list []*session, now time.Time) (begun, ended []*session, ok bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.watches[hub] == nil {
+		return nil, nil, false
+	}
+	named := make(map[[16]byte]bool, len(list))
+	for _, s := range list {
+		named[s.id] = true
+		key := releasedSession{hub, s.id}
+		_, a := t.released[0][key]
+		_, b := t.released[1][key]
+		if a || b {
+			continue
+		}
+		old := t.sessions[s.id]
+		if old == nil {
+			if t.addLocked(s) {
+				t.claimed[s.id] = hub
+				begun = append(begun, s)
+			}
+			continue
+		}
+		if old.hub != hub {
+			continue // it began there, and no session moves to another entry hub
+		}
+		// Sessions that were listed stay as they were: whoever holds one reads it without the lock.
+		changed := *old
+		changed.detached = s.detached
+		changed.channel, changed.command = cmp.Or(s.channel, old.channel), cmp.Or(s.command, old.command)
+		t.sessions[s.id] = &changed
+	}
+	if full {
+		ended = t.endLocked(hub, named, now)
+	}
+	return begun, ended, true
+}
+
+// live reports whether a hub has the session, as far as is known.
+func (t *hubTable) live(id [16]byte) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.sessions[id] != nil || t.claimed[id] != ""
+}
+
+func (t *hubTable) list() []*session {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return slices.SortedFunc(maps.Values(t.sessions), func(a, b *session) int { return cmp.Or(a.start.Compare(b.start), slices.Compare(a.id[:], b.id[:])) })
 }
 
 func (t *hubTable) count(device string) (n uint32) {

@@ -23,7 +23,7 @@ type joinService struct{ *Server }
 // JoinHub spends a token and makes a hub of the TLS peer's key.
 func (s joinService) JoinHub(ctx context.Context, req *connect.Request[api.JoinHubRequest]) (*connect.Response[api.JoinHubResponse], error) {
 	c, r := callerOf(ctx), req.Msg
-	if err := checkAddrs(r.SshAddresses, r.TunnelAddresses); err != nil {
+	if err := checkHub(r.SshAddresses, r.TunnelAddresses, r.Zone); err != nil {
 		return nil, err
 	}
 	source := hostOf(c.addr)
@@ -34,7 +34,7 @@ func (s joinService) JoinHub(ctx context.Context, req *connect.Request[api.JoinH
 			return err
 		}
 		now := s.cfg.Now()
-		h = hubRecord{UUID: wire.NewUUID().String(), Key: c.tlsKey(), SSH: r.SshAddresses, Tunnel: r.TunnelAddresses, Version: clip(r.Version), Joined: now, Counter: 1}
+		h = hubRecord{UUID: wire.NewUUID().String(), Key: c.tlsKey(), SSH: r.SshAddresses, Tunnel: r.TunnelAddresses, Version: clip(r.Version), Zone: r.Zone, Joined: now, Counter: 1}
 		if h.Name, err = s.freeName(ctx, hubName(r.Name)); err != nil {
 			return err
 		}
@@ -59,7 +59,7 @@ func (s joinService) JoinHub(ctx context.Context, req *connect.Request[api.JoinH
 // RenewHub gives the hub new certificates for its key.
 func (s joinService) RenewHub(ctx context.Context, req *connect.Request[api.RenewHubRequest]) (*connect.Response[api.JoinHubResponse], error) {
 	c, r := callerOf(ctx), req.Msg
-	if err := checkAddrs(r.SshAddresses, r.TunnelAddresses); err != nil {
+	if err := checkHub(r.SshAddresses, r.TunnelAddresses, r.Zone); err != nil {
 		return nil, err
 	}
 	var h hubRecord
@@ -81,7 +81,7 @@ func (s joinService) RenewHub(ctx context.Context, req *connect.Request[api.Rene
 			return counterMismatch(h.Name)
 		}
 		h.Counter++
-		h.SSH, h.Tunnel, h.Version = r.SshAddresses, r.TunnelAddresses, clip(r.Version)
+		h.SSH, h.Tunnel, h.Version, h.Zone = r.SshAddresses, r.TunnelAddresses, clip(r.Version), r.Zone
 		if err := s.issueHub(&h); err != nil {
 			return err
 		}
@@ -274,6 +274,14 @@ func hubName(name string) string {
 		return "hub"
 	}
 	return wire.CleanName(name)
+}
+
+// checkHub holds what a hub says of itself against what others may hold.
+func checkHub(ssh, tunnel []string, zone string) error {
+	if len(zone) > maxZone || strings.ContainsFunc(zone, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return invalid("zone %q has other characters than printable ASCII, or more than %d", wire.Quote(zone, maxZone), maxZone)
+	}
+	return checkAddrs(ssh, tunnel)
 }
 
 func checkAddrs(lists ...[]string) error {

@@ -17,6 +17,7 @@ const (
 	maxLabel     = 128 // bytes of a key or value
 	maxAddress   = 300 // bytes of host:port: a DNS name, brackets, a port
 	maxAddresses = 16
+	maxZone      = 63  // bytes of a zone's name
 	maxRoles     = 64  // per user
 	maxKeys      = 32  // registered keys per user
 	maxText      = 256 // bytes of what a peer says about itself: hostname, version, carrier
@@ -39,7 +40,25 @@ const (
 	admitBurst = 4000
 
 	beaconEvery = time.Minute
-	ringSize    = 4096 // changes kept for watchers that come back; one further behind gets everything anew
+	upEvery     = time.Hour // how often it is stored that a hub is up
+	ringSize    = 4096      // changes kept for watchers that come back; one further behind gets everything anew
+
+	// maxHistory is how many events of a device's own memory of its connections are kept, in memory alone: the device tells
+	// them again when it registers.
+	maxHistory   = 20
+	maxHistories = 512 // in one ReportHistory
+	maxSlots     = 2   // tunnels of one device at one hub
+
+	saveEvery  = 5 * time.Second // how often it is looked which devices' last seen is to be stored
+	saveDevice = time.Minute     // and at most so often for one device
+	saveBatch  = 400             // of them in one transaction
+
+	incidentBurst = 20 // incidents a hub may report at once
+	incidentEvery = 6 * time.Second
+	maxIncident   = 512 // bytes of its detail
+
+	releasedLife = time.Minute // a report of a session that was released may be this late
+	maxReleased  = 1 << 16     // released sessions remembered for it
 
 	claimGrace   = time.Minute     // a session younger than this is kept though its hub's Watch does not name it
 	shutdownTime = 3 * time.Second // for calls in progress when Run ends

@@ -21,6 +21,8 @@ const (
 	keyPrefix    = "key/"    // fingerprint of a registered key → user, so that a key belongs to one user
 	hubPrefix    = "hub/"    // UUID
 	tokenPrefix  = "token/"  // id
+	seenPrefix   = "seen/"   // UUID of a device; lastSeen
+	hubListKey   = "hublist" // hubListRecord
 )
 
 type userRecord struct {
@@ -60,12 +62,16 @@ type hubRecord struct {
 	SSH      []string  `json:"ssh,omitempty"`
 	Tunnel   []string  `json:"tunnel,omitempty"`
 	Version  string    `json:"version,omitempty"`
+	Zone     string    `json:"zone,omitempty"`
 	Joined   time.Time `json:"joined"`
+	Up       time.Time `json:"up,omitzero"` // when it was up last, give or take upEvery
 	Counter  uint64    `json:"counter"`
 	Chain    [][]byte  `json:"chain"`
 	SSHCert  []byte    `json:"ssh_cert"`
 	NotAfter time.Time `json:"not_after"`
 }
+
+func (h *hubRecord) ref() hubRef { return hubRef{h.UUID, h.Name, h.Zone} }
 
 type tokenRecord struct {
 	ID      string            `json:"id"`   // of the secret's hash

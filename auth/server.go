@@ -41,8 +41,11 @@ type Server struct {
 	view       *view
 	policies   policyCache
 	hubs       *hubTable
+	lists      hubLists
 	guesses    *guesses
 	admits     *guesses
+	incidents  *guesses
+	stop       chan struct{} // closed when Run begins to end
 
 	certMu sync.Mutex
 	cert   *tls.Certificate
@@ -66,6 +69,7 @@ func New(c Config) (_ *Server, err error) {
 	s := &Server{
 		cfg: c, log: c.Logger, info: info, set: set, trust: set.Trust(1), epoch: rand.Text(),
 		ready: make(chan struct{}), view: newView(), hubs: newHubTable(),
+		lists: hubLists{changed: make(chan struct{})}, stop: make(chan struct{}), incidents: newGuesses(incidentBurst, incidentEvery),
 		guesses: newGuesses(guessBurst, guessEvery), admits: newGuesses(admitBurst, time.Second/admitRate),
 	}
 	defer func() {
@@ -100,6 +104,12 @@ func New(c Config) (_ *Server, err error) {
 	}
 	if err := s.view.load(context.Background(), s.state); err != nil {
 		return nil, err
+	}
+	if err := s.loadHubList(context.Background()); err != nil {
+		return nil, err
+	}
+	if err := s.loadLastSeen(context.Background()); err != nil {
+		return nil, fmt.Errorf("read the state: %w", err)
 	}
 	if _, err := s.certificate(nil); err != nil {
 		return nil, err
@@ -154,9 +164,18 @@ func (s *Server) Run(ctx context.Context) (err error) {
 			cancel(err)
 		}
 	})
+	wg.Go(func() { s.keepHubList(ctx) })
+	wg.Go(func() { s.saveLastSeen(ctx) })
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
+	base, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	wg.Go(func() {
+		<-ctx.Done()
+		close(s.stop) // before any Watch hears of it
+		cut()
+	})
 	hs := &http.Server{
 		Handler:           s.handler(),
 		Protocols:         protocols,
@@ -164,7 +183,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		IdleTimeout:       5 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		// Streams of a hub end with the service, so that Shutdown need not wait for them.
-		BaseContext: func(net.Listener) context.Context { return ctx },
+		BaseContext: func(net.Listener) context.Context { return base },
 		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		HTTP2:       &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, MaxConcurrentStreams: 1000},
 	}
@@ -193,7 +212,18 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		hs.Close()
 	}
 	wg.Wait()
+	s.saveLastSeenNow(stop, 0)
 	return errors.Join(err, s.Close())
+}
+
+// stopping tells whether Run is ending.
+func (s *Server) stopping() bool {
+	select {
+	case <-s.stop:
+		return true
+	default:
+		return false
+	}
 }
 
 func (s *Server) handler() http.Handler {

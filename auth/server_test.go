@@ -609,11 +609,11 @@ func TestARecordingIsLiveAsLongAsItsSession(t *testing.T) {
 		t.Error("live without a session")
 	}
 	// After a restart of the service only the hub knows of the session.
-	b.Server.hubs.begin(hub, [][]byte{res.SessionId}, time.Now())
+	b.Server.hubs.begin(hubRef{uuid: hub}, [][]byte{res.SessionId}, time.Now())
 	if !live() {
 		t.Error("not live although its hub says that it has the session")
 	}
-	b.Server.hubs.begin(hub, nil, time.Now())
+	b.Server.hubs.begin(hubRef{uuid: hub}, nil, time.Now())
 	if live() {
 		t.Error("live although its hub came back without the session")
 	}

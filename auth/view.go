@@ -311,6 +311,19 @@ func (v *view) allHubs() []*hubRecord {
 	return slices.SortedFunc(maps.Values(v.hubs), func(a, b *hubRecord) int { return strings.Compare(a.Name, b.Name) })
 }
 
+func (v *view) deviceCount() int {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return len(v.devices)
+}
+
+// moved returns a channel that closes at the next change.
+func (v *view) moved() <-chan struct{} {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.changed
+}
+
 func (v *view) hub(uuid string) *hubRecord {
 	v.mu.Lock()
 	defer v.mu.Unlock()

@@ -56,11 +56,22 @@ func (s *Server) signedPolicy(d *deviceRecord, roles []policy.Role, rev uint64) 
 // Watch sends what the hub caches, then what changes, until either side ends it.
 func (s hubService) Watch(ctx context.Context, req *connect.Request[api.WatchRequest], stream *connect.ServerStream[api.WatchResponse]) error {
 	c, r := callerOf(ctx), req.Msg
-	if err := s.updateHub(ctx, c.id.UUID, r); err != nil {
+	h, err := s.updateHub(ctx, c.id.UUID, r)
+	if err != nil {
 		return err
 	}
-	w, ended := s.hubs.begin(c.id.UUID, r.Sessions, s.cfg.Now())
-	defer func() { s.hubs.end(w, s.cfg.Now()) }()
+	w, ended := s.hubs.begin(h.ref(), r.Sessions, s.cfg.Now())
+	defer func() {
+		reason := "hub " + h.Name + " is gone"
+		if s.stopping() {
+			reason = "" // it is this service that goes: the hub will say where the device is
+		}
+		s.hubs.end(w, reason, s.cfg.Now())
+	}()
+	// At once, so that the first state has the hub itself in the list that its devices get.
+	if err := s.updateHubList(ctx); err != nil {
+		s.log.Error("hub list not made", "error", err)
+	}
 	for _, old := range ended {
 		s.recordEnd(old, "hub restarted", nil)
 	}
@@ -70,24 +81,43 @@ func (s hubService) Watch(ctx context.Context, req *connect.Request[api.WatchReq
 	beacon := time.NewTicker(beaconEvery)
 	defer beacon.Stop()
 	rev, full, first := r.Revision, r.Epoch != s.epoch || r.Revision == 0, true
+	var listed uint64 // revision of the hub list sent last
+	sendHubs := func() error {
+		m := &api.WatchResponse{Revision: rev, Epoch: s.epoch}
+		s.withHubs(m, &listed)
+		return stream.Send(m)
+	}
 	for {
+		moved, newList := s.hubs.moved(), s.lists.moved()
 		d, changed, some, err := s.view.since(rev, full)
 		if err != nil {
 			return err
 		}
 		if some || first {
-			if err := s.sendDelta(stream, d); err != nil {
+			if err := s.sendDelta(stream, d, &listed); err != nil {
 				return err
 			}
 		}
 		if first {
-			if err := stream.Send(&api.WatchResponse{Revision: d.rev, Epoch: s.epoch, Time: s.set.SignTime(s.cfg.Now(), nil)}); err != nil {
+			m := &api.WatchResponse{Revision: d.rev, Epoch: s.epoch, Time: s.set.SignTime(s.cfg.Now(), nil)}
+			if !d.full {
+				s.withHubs(m, &listed) // others may have come and gone meanwhile
+			}
+			if err := stream.Send(m); err != nil {
 				return err
 			}
 		}
 		rev, full, first = d.rev, false, false
 		select {
 		case <-changed:
+		case <-moved:
+			if err := sendHubs(); err != nil {
+				return err
+			}
+		case <-newList:
+			if err := sendHubs(); err != nil {
+				return err
+			}
 		case <-w.wake:
 			if err := stream.Send(&api.WatchResponse{Revision: rev, Epoch: s.epoch, Kills: s.hubs.takeKills(w)}); err != nil {
 				return err
@@ -96,11 +126,14 @@ func (s hubService) Watch(ctx context.Context, req *connect.Request[api.WatchReq
 			if s.view.hub(c.id.UUID) == nil {
 				return connect.NewError(connect.CodeUnauthenticated, errGone)
 			}
+			if _, err := s.updateHub(ctx, c.id.UUID, r); err != nil {
+				s.log.Warn("not stored that a hub is up", "hub", h.Name, "error", err)
+			}
 			if err := stream.Send(&api.WatchResponse{Revision: rev, Epoch: s.epoch, Time: s.set.SignTime(s.cfg.Now(), nil)}); err != nil {
 				return err
 			}
 		case <-w.gone:
-			return connect.NewError(connect.CodeAborted, errors.New("a newer Watch of this hub took over"))
+			return connect.NewError(connect.CodeAborted, errors.New("a newer Watch of this hub took over, or the hub was removed"))
 		case <-ctx.Done():
 			return connect.NewError(connect.CodeUnavailable, context.Cause(ctx))
 		}
@@ -108,7 +141,7 @@ func (s hubService) Watch(ctx context.Context, req *connect.Request[api.WatchReq
 }
 
 // sendDelta sends one step, in parts of a bounded size. It reads records that never change, so a slow stream holds no lock.
-func (s *Server) sendDelta(stream *connect.ServerStream[api.WatchResponse], d delta) error {
+func (s *Server) sendDelta(stream *connect.ServerStream[api.WatchResponse], d delta, listed *uint64) error {
 	roles, policyRev := s.view.policies()
 	m := &api.WatchResponse{Revision: d.rev, Epoch: s.epoch, Full: d.full, Begin: d.full, UsersRemoved: d.usersGone, DevicesRemoved: d.devicesGone}
 	if d.full {
@@ -119,7 +152,7 @@ func (s *Server) sendDelta(stream *connect.ServerStream[api.WatchResponse], d de
 		m.PolicyRevision = policyRev
 	}
 	if d.hubsChanged {
-		m.Hubs = s.hubList()
+		s.withHubs(m, listed)
 	}
 	n := 0
 	next := func() error {
@@ -152,56 +185,44 @@ func (s *Server) sendDelta(stream *connect.ServerStream[api.WatchResponse], d de
 	return stream.Send(m)
 }
 
-// updateHub stores the addresses the hub has now, if they are others.
-func (s *Server) updateHub(ctx context.Context, uuid string, r *api.WatchRequest) error {
-	if err := checkAddrs(r.SshAddresses, r.TunnelAddresses); err != nil {
-		return err
+// withHubs puts the hubs into m, and their signed list if it is another than the one sent last.
+func (s *Server) withHubs(m *api.WatchResponse, listed *uint64) {
+	m.Hubs = s.hubList()
+	if list, blob := s.lists.get(); list.Revision != *listed {
+		m.HubList, *listed = blob, list.Revision
 	}
-	return retryConflict(ctx, func() error {
-		var h hubRecord
+}
+
+// updateHub stores the addresses and the zone the hub has now, if they are others, and now and then that it is up.
+func (s *Server) updateHub(ctx context.Context, uuid string, r *api.WatchRequest) (*hubRecord, error) {
+	if err := checkHub(r.SshAddresses, r.TunnelAddresses, r.Zone); err != nil {
+		return nil, err
+	}
+	var h hubRecord
+	err := retryConflict(ctx, func() error {
+		h = hubRecord{}
 		rev, err := s.get(ctx, hubPrefix+uuid, &h)
 		if err != nil {
 			return err
 		}
-		if slices.Equal(h.SSH, r.SshAddresses) && slices.Equal(h.Tunnel, r.TunnelAddresses) && h.Version == clip(r.Version) {
+		now := s.cfg.Now()
+		if slices.Equal(h.SSH, r.SshAddresses) && slices.Equal(h.Tunnel, r.TunnelAddresses) && h.Version == clip(r.Version) && h.Zone == r.Zone &&
+			now.Sub(h.Up).Abs() < upEvery {
 			return nil
 		}
-		h.SSH, h.Tunnel, h.Version = r.SshAddresses, r.TunnelAddresses, clip(r.Version)
+		h.SSH, h.Tunnel, h.Version, h.Zone, h.Up = r.SshAddresses, r.TunnelAddresses, clip(r.Version), r.Zone, now
 		return s.commit(ctx, []store.Cond{store.IfModRev(hubPrefix+uuid, rev)}, put(hubPrefix+uuid, h))
 	})
+	return &h, err
 }
 
 func (s *Server) hubList() []*api.Hub {
 	var out []*api.Hub
 	for _, h := range s.view.allHubs() {
-		out = append(out, &api.Hub{Uuid: h.UUID, Name: h.Name, SshAddresses: h.SSH, TunnelAddresses: h.Tunnel, Online: s.hubs.up(h.UUID), Version: h.Version})
+		up, _ := s.hubs.up(h.UUID)
+		out = append(out, &api.Hub{Uuid: h.UUID, Name: h.Name, Zone: h.Zone, SshAddresses: h.SSH, TunnelAddresses: h.Tunnel, Online: up, Version: h.Version})
 	}
 	return out
-}
-
-// ReportDevices takes over which devices have a tunnel at the hub.
-func (s hubService) ReportDevices(ctx context.Context, req *connect.Request[api.ReportDevicesRequest]) (*connect.Response[api.ReportDevicesResponse], error) {
-	c, r := callerOf(ctx), req.Msg
-	if len(r.Devices) > maxReport && !r.Full {
-		return nil, invalid("more than %d devices in one report", maxReport)
-	}
-	var known []*api.DeviceState
-	for _, st := range r.Devices {
-		if d := s.view.device(st.GetUuid()); d == nil || d.UUID != st.Uuid {
-			continue // removed since; the hub hears of it by its Watch
-		}
-		st.Carrier, st.Observed, st.Hostname = clip(st.Carrier), clip(st.Observed), clip(st.Hostname)
-		st.AgentVersion, st.Arch, st.Os = clip(st.AgentVersion), clip(st.Arch), clip(st.Os)
-		st.Addresses = st.Addresses[:min(len(st.Addresses), maxAddresses)]
-		for i, a := range st.Addresses {
-			st.Addresses[i] = clip(a)
-		}
-		known = append(known, st)
-	}
-	if !s.hubs.report(c.id.UUID, r.Full, known, s.cfg.Now()) {
-		return nil, api.NewError(connect.CodeFailedPrecondition, api.Code_CODE_UNSPECIFIED, "open a Watch before reporting devices")
-	}
-	return connect.NewResponse(&api.ReportDevicesResponse{}), nil
 }
 
 // SignTime signs the time over a nonce.
