@@ -21,9 +21,19 @@ type Config struct {
 	SSHListen string
 	// TunnelListen is where devices connect, host:port for UDP and TCP alike; empty: ":443". Port 0 chooses one.
 	TunnelListen string
-	// Public lists the names and addresses (host or host:port) by which devices and people reach this hub; a host without a port
-	// gets the tunnel's port. Empty: the address it is bound to.
+	// Zone names the part of the network this hub is in: a device that holds two tunnels holds them in two zones. May be empty.
+	Zone string
+	// Public lists the names and addresses (host or host:port) by which devices reach this hub, and people where PublicSSH is empty; a
+	// host without a port gets the port that is bound. Where a port is forwarded, the port given here is the public one. Empty: the
+	// address it is bound to.
 	Public []string
+	// PublicSSH is the same for people; its default is Public's hosts with the SSH port that is bound.
+	PublicSSH []string
+	// DrainTimeout is how long a hub that was told to stop takes at most to hand over its devices and people; 0: 30 s.
+	DrainTimeout time.Duration
+	// AdmitRate is how many handshakes of devices a second are admitted; 0: 50, or what lets all devices of the cluster return to the
+	// hubs that are up within 30 s, whichever is more.
+	AdmitRate int
 	// MaxUnauthenticated bounds SSH connections that have not authenticated yet, in all; 0: 200.
 	MaxUnauthenticated int
 	// MaxUnauthenticatedPerSource bounds the same per source address (IPv6: /64); 0: 32.
@@ -42,8 +52,12 @@ const (
 	defaultTunnelListen       = ":443"
 	defaultUnauthenticated    = 200              // about 3 MB of handshake state
 	defaultUnauthenticatedSrc = 32               // a build farm behind one NAT, not one attacker
+	defaultDrainTimeout       = 30 * time.Second
 	defaultHandshakeTimeout   = 20 * time.Second // 3 RTT on the worst satellite link, and a touch on a security key
 )
+
+// maxZone is the longest name of a zone.
+const maxZone = 64
 
 // Validate reports every problem at once.
 func (c Config) Validate() error {
@@ -59,10 +73,24 @@ func (c Config) Validate() error {
 			errs = append(errs, fmt.Errorf("%s: %q is not host:port", a.key, a.addr))
 		}
 	}
-	for _, p := range c.Public {
-		if p == "" || strings.ContainsAny(p, " \t\r\n/") {
-			errs = append(errs, fmt.Errorf("public: %q is not a host or host:port", p))
+	for _, list := range []struct {
+		key   string
+		hosts []string
+	}{{"public", c.Public}, {"public-ssh", c.PublicSSH}} {
+		for _, p := range list.hosts {
+			if p == "" || strings.ContainsAny(p, " \t\r\n/") {
+				errs = append(errs, fmt.Errorf("%s: %q is not a host or host:port", list.key, p))
+			}
 		}
+	}
+	if len(c.Zone) > maxZone || strings.ContainsFunc(c.Zone, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		errs = append(errs, fmt.Errorf("zone: %q is not a word of at most %d letters", c.Zone, maxZone))
+	}
+	if c.DrainTimeout < 0 {
+		errs = append(errs, errors.New("drain-timeout: must not be negative"))
+	}
+	if c.AdmitRate < 0 {
+		errs = append(errs, errors.New("admit-rate: must not be negative"))
 	}
 	if c.MaxUnauthenticated < 0 || c.MaxUnauthenticatedPerSource < 0 {
 		errs = append(errs, errors.New("limits: must not be negative"))
@@ -89,6 +117,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.HandshakeTimeout == 0 {
 		c.HandshakeTimeout = defaultHandshakeTimeout
+	}
+	if c.DrainTimeout == 0 {
+		c.DrainTimeout = defaultDrainTimeout
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

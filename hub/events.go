@@ -7,7 +7,6 @@ import (
 	"hawser/auth/api"
 	"hawser/hub/authclient"
 	"hawser/hub/registry"
-	"hawser/tunnel"
 	"hawser/tunnel/wire"
 )
 
@@ -43,7 +42,11 @@ func (h *Hub) report(id wire.UUID) {
 func (h *Hub) state(id wire.UUID) *api.DeviceState {
 	t := h.registry.Lookup(id)
 	if t == nil {
-		return &api.DeviceState{Uuid: id.String()}
+		d := &api.DeviceState{Uuid: id.String()}
+		if end, ok := h.ends.get(id); ok {
+			d.Reason, d.SinceUnix = end.reason, end.at.Unix()
+		}
+		return d
 	}
 	return deviceState(t)
 }
@@ -70,6 +73,11 @@ func (h *Hub) events() authclient.Events {
 				h.send(t, wire.Policy{Blob: d.Policy})
 			}
 		},
+		HubList: func() {
+			if _, blob := h.auth.Cache.HubList(); blob != nil {
+				h.broadcast(wire.HubList{Blob: blob})
+			}
+		},
 		DeviceRemoved: h.removeDevice,
 		Resynced: func() {
 			for _, t := range h.registry.All() {
@@ -94,6 +102,11 @@ func (h *Hub) events() authclient.Events {
 					if !seen[t.UUID] {
 						seen[t.UUID] = true
 						states = append(states, deviceState(t))
+					}
+				}
+				for _, id := range h.ends.recent(h.config.Now()) {
+					if !seen[id] {
+						states = append(states, h.state(id))
 					}
 				}
 				return states
@@ -127,11 +140,19 @@ func (h *Hub) kill(id [16]byte, reason string) {
 
 // send sends without waiting for a peer that does not read.
 func (h *Hub) send(t *registry.Tunnel, m wire.Message) {
-	h.tunnels.spawn(func() { _ = tunnel.Send(t.Conn, m) })
+	if s := h.tunnels.of(t.Conn); s != nil {
+		s.send(m)
+	}
 }
 
+// broadcast sends to every device here; the message is encoded once.
 func (h *Hub) broadcast(m wire.Message) {
-	for _, t := range h.registry.All() {
-		h.send(t, m)
+	b, err := wire.Encode(m)
+	if err != nil {
+		h.config.Logger.Error("message not sent", "error", err)
+		return
+	}
+	for _, s := range h.tunnels.all() {
+		s.enqueue(queued{m.Type(), b})
 	}
 }

@@ -8,7 +8,9 @@ import (
 	"net/netip"
 	"os"
 	"strconv"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"hawser/hub/authclient"
@@ -36,7 +38,16 @@ type Hub struct {
 	granted  grantedSessions
 	changes  changedDevices
 
-	tunnels tunnelSet
+	tunnels   tunnelSet
+	ends      tunnelEnds
+	admission admission
+	probes    *natProbes
+	started   time.Time
+
+	drain         chan struct{} // closed by Drain
+	drainOnce     sync.Once
+	draining      atomic.Bool
+	drainDeadline atomic.Int64 // Unix nanoseconds; 0: not draining
 }
 
 // New checks the configuration; it starts nothing and touches nothing.
@@ -44,7 +55,17 @@ func New(c Config) (*Hub, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
-	return &Hub{config: c.withDefaults(), ready: make(chan struct{}), incarnation: wire.NewIncarnation()}, nil
+	h := &Hub{config: c.withDefaults(), ready: make(chan struct{}), incarnation: wire.NewIncarnation(), drain: make(chan struct{})}
+	h.admission.rate, h.admission.now = h.admitRate, time.Now
+	return h, nil
+}
+
+// admitRate is how many handshakes of devices are admitted in a second.
+func (h *Hub) admitRate() float64 {
+	if h.config.AdmitRate > 0 {
+		return float64(h.config.AdmitRate)
+	}
+	return fleetRate(h.auth.Cache.DeviceCount(), h.otherHubs()+1)
 }
 
 // Ready is closed when people and devices can connect.
@@ -64,7 +85,7 @@ func addrPort(a net.Addr) netip.AddrPort {
 // firstSync is how long Run waits for the first state from auth before it serves without.
 const firstSync = 5 * time.Second
 
-// Run serves until ctx ends, or something it cannot do without fails.
+// Run serves until ctx ends, Drain has done its work, or something it cannot do without fails.
 //
 // It ends in this order: people's connections are told and cut, and their sessions' recordings closed, while tunnels and auth still
 // work; then tunnels are closed with the code drain, so that edges take another hub; then the last reports and releases go to auth.
@@ -84,7 +105,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	sshAddrs, tunnelAddrs := h.publicAddresses()
 	h.auth, err = authclient.Open(ctx, authclient.Config{
 		Dir: dir, Token: h.config.Token, AuthAddr: h.config.AuthAddr, Name: hostname(), SSHAddrs: sshAddrs, TunnelAddrs: tunnelAddrs,
-		Version: tunnel.Version(), Incarnation: h.incarnation, Logger: h.config.Logger, Now: h.config.Now,
+		Zone: h.config.Zone, Version: tunnel.Version(), Incarnation: h.incarnation, Logger: h.config.Logger, Now: h.config.Now,
 	})
 	if err != nil {
 		return err
@@ -98,10 +119,25 @@ func (h *Hub) Run(ctx context.Context) error {
 		MaxUnauthenticated: h.config.MaxUnauthenticated, MaxUnauthenticatedPerSource: h.config.MaxUnauthenticatedPerSource,
 		HubName: h.auth.Credentials().Name, Logger: h.config.Logger, Now: h.config.Now,
 	})
-	quic, err := quicconn.Listen(h.udp, h.tlsConfig(), quicconn.Options{Logger: slogLogger{h.config.Logger}})
+	resetKey, err := statelessResetKey(dir)
+	if err != nil {
+		return err
+	}
+	quic, err := quicconn.Listen(h.udp, h.tlsConfig(), quicconn.Options{
+		Logger: slogLogger{h.config.Logger}, StatelessResetKey: resetKey, Verify: h.admission.verify,
+		Admit: func(from netip.AddrPort) bool { return h.admission.admit(from.Addr()) },
+	})
 	if err != nil {
 		return fmt.Errorf("listen for QUIC: %w", err)
 	}
+	h.probes = newNATProbes(func(id wire.UUID) bool { return h.registry.Lookup(id) != nil },
+		func(b []byte, to netip.AddrPort) { _ = quic.WriteOther(b, to) })
+	local, err := listenLocal(h.config.Data)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = local.Close() }()
+	h.started = time.Now()
 
 	// What is stopped last is started first, each under a context of its own.
 	authCtx, stopAuth := context.WithCancel(context.WithoutCancel(ctx))
@@ -121,9 +157,19 @@ func (h *Hub) Run(ctx context.Context) error {
 			fail(fmt.Errorf("accept TLS: %w", err))
 		}
 	})
+	tunnelWG.Go(func() { h.readOther(tunnelCtx, quic) })
+	tunnelWG.Go(func() { h.probes.run(tunnelCtx) })
+	tunnelWG.Go(func() { h.serveLocal(tunnelCtx, local) })
+	serveCtx, stopServing := context.WithCancel(ctx)
+	defer stopServing()
+	tunnelWG.Go(func() {
+		h.drained(ctx)
+		stopServing()
+	})
 	h.config.Logger.Info("hub ready", "ssh", h.SSHAddr().String(), "tunnel", h.TunnelAddr().String())
 	close(h.ready)
-	err = h.front.Serve(ctx, h.ssh) // until ctx ends
+	err = h.front.Serve(serveCtx, h.ssh) // until ctx ends or the hub is drained
+	h.Drain()                            // where the front failed
 
 	_ = h.tcp.Close()
 	h.tunnels.closeAll(wire.CloseDrain, "the hub is stopping")
@@ -207,14 +253,26 @@ func (h *Hub) publicAddresses() (ssh, tunnels []string) {
 		public = boundHosts(h.TunnelAddr().Addr())
 	}
 	for _, p := range public {
-		host, port, err := net.SplitHostPort(p)
-		if err != nil {
-			host, port = p, tunnelPort
-		}
+		host, port := hostPort(p, tunnelPort)
 		ssh = append(ssh, net.JoinHostPort(host, sshPort))
 		tunnels = append(tunnels, net.JoinHostPort(host, port))
 	}
+	if len(h.config.PublicSSH) > 0 {
+		ssh = nil
+		for _, p := range h.config.PublicSSH {
+			ssh = append(ssh, net.JoinHostPort(hostPort(p, sshPort)))
+		}
+	}
 	return ssh, tunnels
+}
+
+// hostPort splits host or host:port; an IPv6 address without a port may stand alone.
+func hostPort(s, defaultPort string) (host, port string) {
+	host, port, err := net.SplitHostPort(s)
+	if err != nil {
+		return strings.Trim(s, "[]"), defaultPort
+	}
+	return host, port
 }
 
 // boundHosts is the address bound to, or all of this machine's where it is bound to all.

@@ -25,11 +25,8 @@ const (
 	maxHandshakes = 1024
 	// heartbeatWish is the interval hubs ask edges for: below the 30 s of the worst NATs.
 	heartbeatWish = 25 * time.Second
-	// retryWindow is W of an edge's first retry.
+	// retryWindow is W of an edge's first retry, where auth says no other.
 	retryWindow = 5 * time.Second
-	// missedBeats is how many intervals may pass without one before a tunnel counts as dead, and beatSlack what is added.
-	missedBeats = 3
-	beatSlack   = 5 * time.Second
 	// deviceWait is how long a REGISTER waits for auth to tell of a device that joined a moment ago.
 	deviceWait = 5 * time.Second
 )
@@ -38,30 +35,64 @@ const (
 type tunnelSet struct {
 	mu      sync.Mutex
 	closing bool
-	conns   map[tunnel.Conn]struct{}
+	conns   map[tunnel.Conn]*served // nil before a tunnel is registered
 	wg      sync.WaitGroup
 }
 
-// serve runs f for a tunnel in a goroutine of its own, unless the hub is closing.
-func (s *tunnelSet) serve(c tunnel.Conn, f func()) bool {
+// serve runs f for a tunnel in a goroutine of its own, unless the hub is closing. Where f returns true something else serves the
+// tunnel from then on, and calls done at its end.
+func (s *tunnelSet) serve(c tunnel.Conn, f func() (goesOn bool)) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.closing {
 		return false
 	}
 	if s.conns == nil {
-		s.conns = make(map[tunnel.Conn]struct{})
+		s.conns = make(map[tunnel.Conn]*served)
 	}
-	s.conns[c] = struct{}{}
-	s.wg.Go(func() {
-		defer func() {
-			s.mu.Lock()
-			delete(s.conns, c)
-			s.mu.Unlock()
-		}()
-		f()
-	})
+	s.conns[c] = nil
+	s.wg.Add(1)
+	go func() {
+		if !f() {
+			s.done(c)
+		}
+	}()
 	return true
+}
+
+// done ends what serve began.
+func (s *tunnelSet) done(c tunnel.Conn) {
+	s.mu.Lock()
+	delete(s.conns, c)
+	s.mu.Unlock()
+	s.wg.Done()
+}
+
+// registered notes who serves a tunnel.
+func (s *tunnelSet) registered(x *served) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conns[x.t.Conn] = x
+}
+
+// of returns who serves a tunnel, nil before it is registered and after it has ended.
+func (s *tunnelSet) of(c tunnel.Conn) *served {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conns[c]
+}
+
+// all returns who serves the registered tunnels.
+func (s *tunnelSet) all() []*served {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	all := make([]*served, 0, len(s.conns))
+	for _, x := range s.conns {
+		if x != nil {
+			all = append(all, x)
+		}
+	}
+	return all
 }
 
 // closeAll says why and closes all at once; none is added after.
@@ -100,7 +131,7 @@ func (h *Hub) acceptQUIC(ctx context.Context, l *quicconn.Listener) error {
 			}
 			return err
 		}
-		if !h.tunnels.serve(c, func() { h.serveTunnel(c) }) {
+		if !h.tunnels.serve(c, func() bool { return h.serveTunnel(c) }) {
 			_ = c.CloseWithError(wire.CloseDrain, "the hub is stopping")
 		}
 	}
@@ -122,6 +153,10 @@ func (h *Hub) acceptTLS(ctx context.Context) error {
 			case <-time.After(50 * time.Millisecond):
 			case <-ctx.Done():
 			}
+			continue
+		}
+		if !h.admission.admit(addrPort(nc.RemoteAddr()).Addr()) {
+			_ = nc.Close()
 			continue
 		}
 		select {
@@ -156,7 +191,7 @@ func (h *Hub) handshakeTLS(ctx context.Context, nc net.Conn, config *tls.Config)
 		_ = nc.Close()
 		return
 	}
-	if !h.tunnels.serve(c, func() { h.serveTunnel(c) }) {
+	if !h.tunnels.serve(c, func() bool { return h.serveTunnel(c) }) {
 		_ = c.CloseWithError(wire.CloseDrain, "the hub is stopping")
 	}
 }
@@ -164,33 +199,31 @@ func (h *Hub) handshakeTLS(ctx context.Context, nc net.Conn, config *tls.Config)
 // errDone ends a tunnel that has done what it may.
 var errDone = errors.New("done")
 
-// serveTunnel serves one tunnel to its end.
-func (h *Hub) serveTunnel(c tunnel.Conn) {
+// serveTunnel serves one tunnel to its end, or until it is registered: then it goes on elsewhere.
+func (h *Hub) serveTunnel(c tunnel.Conn) (goesOn bool) {
 	end := &wire.CloseError{Code: wire.CloseInternal, Reason: "the hub failed"}
-	defer func() { _ = c.CloseWith(end) }()
 	defer func() {
 		if p := recover(); p != nil {
 			h.config.Logger.Error("panic in a tunnel", "panic", p, "stack", string(debug.Stack()))
+		}
+		if !goesOn {
+			_ = c.CloseWith(end)
 		}
 	}()
 	p, err := h.judge(c.ConnectionState())
 	if err != nil {
 		end = &wire.CloseError{Code: wire.CloseAuth, Reason: "certificate not accepted"}
-		return
+		return false
 	}
-	switch err := h.converse(c, p); {
-	case errors.Is(err, errDone):
-		end = &wire.CloseError{Code: wire.CloseNormal}
-	default:
-		end = &wire.CloseError{Code: wire.CloseProtocol, Reason: "not understood"}
-		if e, ok := errors.AsType[*wire.CloseError](err); ok {
-			end = &wire.CloseError{Code: e.Code, Reason: e.Reason, RetryAfter: e.RetryAfter}
-		}
-		h.config.Logger.Debug("tunnel ended", "device", p.name, "client", c.RemoteAddr().String(), "error", err)
+	if err = h.converse(c, p); err == nil {
+		return true
 	}
+	end = h.closeFor(err)
+	h.config.Logger.Debug("tunnel ended", "device", p.name, "client", c.RemoteAddr().String(), "error", err)
+	return false
 }
 
-// converse challenges the edge and serves what its certificate allows.
+// converse challenges the edge and serves what its certificate allows. Without an error the tunnel is registered and served.
 func (h *Hub) converse(c tunnel.Conn, p peer) error {
 	creds := h.auth.Credentials()
 	challenge := wire.Challenge{
@@ -230,11 +263,7 @@ func (h *Hub) converse(c tunnel.Conn, p peer) error {
 		case mayJoin:
 			return refuse(c, wire.CloseAuth, "join first", 0)
 		}
-		t, err := h.register(c, p, challenge, m)
-		if err != nil {
-			return err
-		}
-		return h.serveRegistered(t, m)
+		return h.register(c, p, challenge, m)
 	}
 	return &wire.CloseError{Code: wire.CloseNotRegistered, Reason: "REGISTER, JOIN or RENEW was due"}
 }
@@ -302,34 +331,44 @@ func (h *Hub) renewDevice(c tunnel.Conn, p peer, m *wire.Renew) error {
 	return tunnel.Send(c, wire.Renewed{Chain: r.Chain, SSHCert: r.SshCertificate, Trust: r.Trust, Counter: r.Counter})
 }
 
-// register checks a REGISTER, gives the edge all it must hold, and acknowledges: from then on the device is reachable here.
-func (h *Hub) register(c tunnel.Conn, p peer, challenge wire.Challenge, m *wire.Register) (*registry.Tunnel, error) {
+// register checks a REGISTER, gives the edge all it must hold, and acknowledges: from then on the device is reachable here, and its
+// tunnel served.
+func (h *Hub) register(c tunnel.Conn, p peer, challenge wire.Challenge, m *wire.Register) error {
 	switch {
+	case h.draining.Load():
+		return refuse(c, wire.CloseDrain, "this hub is going down; take another", retryWindow)
 	case m.UUID != p.uuid:
-		return nil, refuse(c, wire.CloseAuth, "the registration names another device than the certificate", 0)
+		return refuse(c, wire.CloseAuth, "the registration names another device than the certificate", 0)
 	case m.Hub != challenge.HubUUID:
-		return nil, refuse(c, wire.CloseAuth, "the registration is for another hub", 0)
+		return refuse(c, wire.CloseAuth, "the registration is for another hub", 0)
 	case !ed25519.Verify(p.key, wire.RegisterTBS(challenge.Nonce, *m), m.Signature):
-		return nil, refuse(c, wire.CloseAuth, "the registration's signature does not verify", 0)
+		return refuse(c, wire.CloseAuth, "the registration's signature does not verify", 0)
 	}
 	device := h.waitDevice(c.Context(), p)
 	if device == nil {
-		return nil, refuse(c, wire.CloseBanned, "this device is not, or no longer, in the cluster; join it anew", time.Minute)
+		return refuse(c, wire.CloseBanned, "this device is not, or no longer, in the cluster; join it anew", time.Minute)
 	}
 	t := &registry.Tunnel{
 		Conn: c, UUID: p.uuid, Name: device.Name, Incarnation: m.Incarnation, Slot: m.Slot, Counter: m.Counter, Since: h.config.Now(),
 	}
 	t.SetInfo(m.Info)
 	lockRevision, locks := h.auth.Cache.Locks()
-	for _, msg := range []wire.Message{
+	_, hubs := h.auth.Cache.HubList()
+	early := []wire.Message{
 		wire.Trust{Blob: h.auth.TrustBlob()}, wire.Policy{Blob: device.Policy}, wire.Locks{Revision: lockRevision, Blob: locks},
-	} {
+	}
+	if hubs != nil {
+		early = append(early, wire.HubList{Blob: hubs})
+	}
+	for _, msg := range early {
 		if err := tunnel.Send(c, msg); err != nil {
-			return nil, err
+			return err
 		}
 	}
+	s := newServed(h, t)
 	displaced, err := h.registry.Register(t, h.config.Now())
 	if err != nil {
+		s.timer.Stop()
 		code := wire.CloseProtocol
 		switch {
 		case errors.Is(err, registry.ErrClone):
@@ -338,24 +377,49 @@ func (h *Hub) register(c tunnel.Conn, p peer, challenge wire.Challenge, m *wire.
 		case errors.Is(err, registry.ErrStale):
 			code = wire.CloseSuperseded
 		}
-		return nil, refuse(c, code, err.Error(), time.Minute)
+		return refuse(c, code, err.Error(), time.Minute)
 	}
+	h.tunnels.registered(s)
 	for _, old := range displaced {
 		h.tunnels.spawn(func() { _ = old.Conn.CloseWithError(wire.CloseSuperseded, "a newer tunnel of this device") })
 	}
 	err = tunnel.Send(c, wire.Ack{
-		HubIncarnation: h.incarnation, Heartbeat: heartbeatWish, RetryWindow: retryWindow, MaxStreams: tunnel.MaxStreams,
+		HubIncarnation: h.incarnation, Heartbeat: heartbeatWish, RetryWindow: h.retryWindow(), MaxStreams: tunnel.MaxStreams,
 		Observed: c.RemoteAddr(), LockRevision: lockRevision, PolicyRevision: device.Compiled.Revision, Time: h.auth.Cache.Time(),
-		Hubs: h.auth.Cache.HubAddresses(),
+		Hubs: h.auth.Cache.HubAddresses(), ProbeKey: h.probes.key(t.UUID),
 	})
-	if err != nil {
-		h.unregister(t)
-		return nil, err
+	if err == nil {
+		h.config.Logger.Info("device registered", "device", t.Name, "carrier", c.Carrier().String(), "client", c.RemoteAddr().String(),
+			"version", wire.Quote(m.Info.AgentVersion, 64))
+		h.admission.registered(c.RemoteAddr().Addr())
+		h.report(t.UUID)
+		h.sendChanged(s, device, lockRevision)
+		s.spawn(func() {
+			if signed, err := h.auth.SignTime(c.Context(), m.TimeNonce[:]); err == nil {
+				_ = tunnel.Send(c, wire.Time{Blob: signed})
+			}
+		})
 	}
-	h.config.Logger.Info("device registered", "device", t.Name, "carrier", c.Carrier().String(), "client", c.RemoteAddr().String(),
-		"version", wire.Quote(m.Info.AgentVersion, 64))
-	h.report(t.UUID)
-	return t, nil
+	s.start() // an error shows there, too
+	return nil
+}
+
+// retryWindow is W of an edge's first retry: the fleet's, where auth says it.
+func (h *Hub) retryWindow() time.Duration {
+	if list, _ := h.auth.Cache.HubList(); list.Window > 0 {
+		return list.Window
+	}
+	return retryWindow
+}
+
+// sendChanged sends what changed while the tunnel was being registered, when nobody would yet have sent it.
+func (h *Hub) sendChanged(s *served, had *authclient.Device, lockRevision uint64) {
+	if d := h.auth.Cache.Device(s.t.UUID); d != nil && d != had {
+		s.send(wire.Policy{Blob: d.Policy})
+	}
+	if revision, blob := h.auth.Cache.Locks(); revision != lockRevision {
+		s.send(wire.Locks{Revision: revision, Blob: blob})
+	}
 }
 
 // waitDevice returns the device as auth told, waiting a little for one that auth may be about to tell of.
@@ -378,119 +442,18 @@ func (h *Hub) waitDevice(ctx context.Context, p peer) *authclient.Device {
 	}
 }
 
-func (h *Hub) unregister(t *registry.Tunnel) {
+// unregister takes a tunnel out of use.
+func (h *Hub) unregister(t *registry.Tunnel, cause error) {
+	h.ends.set(t.UUID, endText(t.Conn.Carrier(), cause), h.config.Now())
 	if h.registry.Remove(t) {
-		h.config.Logger.Info("device gone", "device", t.Name)
-	}
-	// Sessions end with their tunnel, and what the device had to say of them with it.
-	for _, id := range h.granted.lost(t) {
-		h.auth.Release(id, -1, "the device's tunnel was lost")
+		h.config.Logger.Info("device gone", "device", t.Name, "reason", cause)
 	}
 	h.report(t.UUID)
 }
 
-// serveRegistered takes what the edge says until the tunnel ends.
-func (h *Hub) serveRegistered(t *registry.Tunnel, m *wire.Register) error {
-	defer h.unregister(t)
-	var wg sync.WaitGroup
-	defer wg.Wait()
-	defer func() { _ = t.Conn.CloseWithError(wire.CloseProtocol, "not understood") }() // only if nothing has closed it before
-	guard := func(f func()) {
-		wg.Go(func() {
-			defer func() {
-				if p := recover(); p != nil {
-					h.config.Logger.Error("panic in a tunnel", "device", t.Name, "panic", p, "stack", string(debug.Stack()))
-				}
-			}()
-			f()
-		})
-	}
-	ctx := t.Conn.Context()
-	guard(func() { h.heartbeats(t) })
-	guard(func() {
-		if signed, err := h.auth.SignTime(ctx, m.TimeNonce[:]); err == nil {
-			_ = tunnel.Send(t.Conn, wire.Time{Blob: signed})
-		}
-	})
-	places := make(chan struct{}, maxPlaces) // requests of this device in hand
-	for {
-		m, err := tunnel.Receive(ctx, t.Conn)
-		if err != nil {
-			return err
-		}
-		switch m := m.(type) {
-		case *wire.Info:
-			t.SetInfo(*m)
-			h.report(t.UUID)
-		case *wire.PolicyHeld:
-			t.SetHeld(*m)
-			h.report(t.UUID)
-		case *wire.Renew:
-			select {
-			case places <- struct{}{}:
-				guard(func() {
-					defer func() { <-places }()
-					if p, err := h.judge(t.Conn.ConnectionState()); err == nil {
-						_ = h.renewDevice(t.Conn, p, m)
-					}
-				})
-			default:
-				_ = tunnel.Send(t.Conn, wire.Refused{Code: wire.CloseRate, Message: "too many requests at once", RetryAfter: time.Minute})
-			}
-		case *wire.PlaceRequest:
-			select {
-			case places <- struct{}{}:
-				guard(func() {
-					defer func() { <-places }()
-					h.place(t, m)
-				})
-			default:
-				_ = tunnel.Send(t.Conn, wire.PlaceReply{ID: m.ID, Refusal: "too many requests at once; try again"})
-			}
-		case *wire.Release:
-			h.releaseFrom(t, m)
-		case *wire.UploadWanted:
-			select {
-			case places <- struct{}{}:
-				guard(func() {
-					defer func() { <-places }()
-					h.upload(t, m.RecordingID)
-				})
-			default: // the edge asks again
-			}
-		}
-	}
-}
-
-// heartbeats answers them, and ends a tunnel on which they stopped.
-func (h *Hub) heartbeats(t *registry.Tunnel) {
-	due := missedBeats*heartbeatWish + beatSlack
-	seen := t.Conn.RemoteAddr()
-	for {
-		ctx, cancel := context.WithTimeout(t.Conn.Context(), due)
-		b, err := t.Conn.ReceiveHeartbeat(ctx)
-		late := ctx.Err() != nil
-		cancel()
-		if err != nil {
-			if late && t.Conn.Context().Err() == nil {
-				_ = t.Conn.CloseWithError(wire.CloseIdle, "heartbeats stopped")
-			}
-			return
-		}
-		beat, err := wire.DecodeHeartbeat(b)
-		if err != nil {
-			continue
-		}
-		if due = missedBeats*beat.Interval + beatSlack; beat.Interval <= 0 {
-			due = 24 * time.Hour // an idle TLS tunnel: kernel keepalive watches it
-		}
-		addr := t.Conn.RemoteAddr()
-		if addr != seen {
-			seen = addr
-			h.report(t.UUID)
-		} else if beat.Flags&wire.HeartbeatAnswerWanted == 0 && beat.Seq%10 != 0 {
-			continue
-		}
-		_ = t.Conn.SendHeartbeat(wire.HeartbeatAnswer{Seq: beat.Seq, Observed: addr, Time: h.config.Now()}.Append(nil))
+// lostWith gives back what ends with a tunnel: sessions that its device asked for, and what the device had to say of them.
+func (h *Hub) lostWith(t *registry.Tunnel) {
+	for _, id := range h.granted.lost(t) {
+		h.auth.Release(id, -1, "the device's tunnel was lost")
 	}
 }

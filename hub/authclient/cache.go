@@ -129,6 +129,13 @@ func (c *Cache) Devices() []*Device {
 	return slices.Collect(maps.Values(c.devices))
 }
 
+// DeviceCount is how many there are.
+func (c *Cache) DeviceCount() int {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return len(c.devices)
+}
+
 // HubAddresses are the tunnel addresses of the hubs, for edges.
 func (c *Cache) HubAddresses() []string {
 	c.mu.RLock()

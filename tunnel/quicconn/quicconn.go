@@ -29,6 +29,11 @@ type Options struct {
 	// StatelessResetKey lets a restarted hub tell its edges at once that their tunnels are gone; a hub keeps one for
 	// ever. Nil means none.
 	StatelessResetKey *quic.StatelessResetKey
+	// Admit is asked of each new connection at a hub before any TLS; nil admits all. It gets no address that was not shown to be the
+	// peer's while Verify returns true.
+	Admit func(from netip.AddrPort) bool
+	// Verify tells whether a new peer must first show by a Retry that the address is its own; nil is never.
+	Verify func() bool
 	// IdleTimeout ends a tunnel on which nothing arrived for so long; the lower of both ends counts. 0 is 11 minutes:
 	// twice the longest heartbeat interval and a minute, for heartbeats decide before.
 	IdleTimeout time.Duration
@@ -126,6 +131,7 @@ type Listener struct {
 // certificates and decide in VerifyConnection.
 func Listen(pc net.PacketConn, tc *tls.Config, o Options) (*Listener, error) {
 	tr := &quic.Transport{Conn: pc, StatelessResetKey: o.StatelessResetKey}
+	o.admit(tr)
 	ln, err := tr.Listen(tlsConfig(tc), o.config(false))
 	if err != nil {
 		return nil, fmt.Errorf("listen for QUIC on %s: %w", pc.LocalAddr(), err)

@@ -1,0 +1,169 @@
+package hub
+
+import (
+	"net/netip"
+	"sync"
+	"time"
+)
+
+const (
+	// minAdmitRate is how many handshakes a second a hub admits at least: well below what one core can do.
+	minAdmitRate = 50.0
+	// fleetReturns is how long all devices of a cluster may take to return together.
+	fleetReturns = 30 * time.Second
+	// strangerShare of the rate is for any one network of which no device has registered, and minStrangerRate the least of it.
+	strangerShare   = 0.25
+	minStrangerRate = 5.0
+	// strangerBurst are a new site's devices, switched on together.
+	strangerBurst = 20.0
+	// maxPrefixes networks are remembered.
+	maxPrefixes = 8192
+	// knownFor is how long a network counts as known after a registration from it.
+	knownFor = 24 * time.Hour
+)
+
+// admission decides, before any TLS work, whether a new connection of a device may go on. What it refuses is told nothing: nobody has
+// shown yet who he is.
+//
+// The bucket is small, half a second's worth: in no second do more than 1.5 times the rate pass, and no more registrations.
+// A network of which no device has registered gets a share only; one of which some device has, a NAT with thousands behind it, has no
+// limit of its own.
+type admission struct {
+	rate func() float64 // a second
+	now  func() time.Time
+
+	mu       sync.Mutex
+	all      bucket
+	asked    bucket // full while few ask: those need not prove their address first
+	prefixes map[netip.Prefix]*source
+	peers    map[netip.Addr]struct{} // other hubs: they are needed most in a storm
+	closed   bool
+	refused  uint64
+}
+
+// source is one network: a /24, or a /56.
+type source struct {
+	bucket
+	known time.Time // until then
+}
+
+// bucket is a token bucket; the zero bucket is full.
+type bucket struct {
+	tokens float64
+	at     time.Time
+}
+
+func (b *bucket) fill(rate, burst float64, now time.Time) {
+	if b.at.IsZero() {
+		b.tokens = burst
+	} else {
+		b.tokens = min(burst, b.tokens+rate*max(now.Sub(b.at), 0).Seconds())
+	}
+	b.at = now
+}
+
+func burstOf(rate float64) float64 { return max(rate/2, 1) }
+
+// sourceOf is the network that an address counts for.
+func sourceOf(a netip.Addr) netip.Prefix {
+	bits := 24
+	if a = a.Unmap(); a.Is6() {
+		bits = 56
+	}
+	p, _ := a.WithZone("").Prefix(bits)
+	return p
+}
+
+func (a *admission) admit(from netip.Addr) bool {
+	rate, now := a.rate(), a.now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if _, ok := a.peers[from.Unmap()]; ok {
+		return true
+	}
+	a.all.fill(rate, burstOf(rate), now)
+	s := a.source(sourceOf(from), now)
+	share := max(rate*strangerShare, minStrangerRate)
+	s.fill(share, max(share, strangerBurst), now)
+	known := now.Before(s.known)
+	if a.closed || a.all.tokens < 1 || !known && s.tokens < 1 {
+		a.refused++
+		return false
+	}
+	a.all.tokens--
+	s.tokens--
+	return true
+}
+
+// close refuses everybody but other hubs from now on.
+func (a *admission) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.closed = true
+}
+
+// peer notes that another hub of the cluster is there.
+func (a *admission) peer(from netip.Addr) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.peers == nil || len(a.peers) >= maxPrefixes {
+		a.peers = make(map[netip.Addr]struct{})
+	}
+	a.peers[from.Unmap()] = struct{}{}
+}
+
+// verify tells whether a new connection must prove its address first: when more ask than half of the rate.
+func (a *admission) verify() bool {
+	rate, now := a.rate(), a.now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.asked.fill(rate/2, rate/2, now)
+	if a.asked.tokens < 1 {
+		return true
+	}
+	a.asked.tokens--
+	return false
+}
+
+// registered notes that a device registered from there.
+func (a *admission) registered(from netip.Addr) {
+	now := a.now()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.source(sourceOf(from), now).known = now.Add(knownFor)
+}
+
+// source returns the network's; a.mu is held. Of too many, strangers are forgotten before known ones.
+func (a *admission) source(p netip.Prefix, now time.Time) *source {
+	if s := a.prefixes[p]; s != nil {
+		return s
+	}
+	if a.prefixes == nil {
+		a.prefixes = make(map[netip.Prefix]*source)
+	}
+	if len(a.prefixes) >= maxPrefixes {
+		looked := 0
+		var victim netip.Prefix
+		for q, s := range a.prefixes { // in no order
+			victim = q
+			if looked++; looked == 16 || !now.Before(s.known) {
+				break
+			}
+		}
+		delete(a.prefixes, victim)
+	}
+	s := new(source)
+	a.prefixes[p] = s
+	return s
+}
+
+func (a *admission) refusedSoFar() uint64 {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.refused
+}
+
+// fleetRate is how many handshakes a second let the whole fleet return in time, given how many hubs share it.
+func fleetRate(devices, hubs int) float64 {
+	return max(minAdmitRate, float64(devices)/fleetReturns.Seconds()/float64(max(hubs, 1)))
+}

@@ -1,0 +1,120 @@
+package hub
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+	"time"
+)
+
+func testAdmission(rate float64) (*admission, *time.Time) {
+	now := time.Unix(1000, 0)
+	a := &admission{rate: func() float64 { return rate }, now: func() time.Time { return now }}
+	return a, &now
+}
+
+func addr(i int) netip.Addr {
+	return netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+}
+
+func TestAStormIsAdmittedAtAnEvenRate(t *testing.T) {
+	const rate = 200
+	a, now := testAdmission(rate)
+	perSecond := make([]int, 10)
+	for tick := range 1000 { // 10 s of 20,000 attempts a second, each from its own network
+		for i := range 200 {
+			if a.admit(addr((tick*200 + i) << 8)) {
+				perSecond[tick/100]++
+			}
+		}
+		*now = now.Add(10 * time.Millisecond)
+	}
+	total := 0
+	for _, n := range perSecond {
+		total += n
+	}
+	for i, n := range perSecond {
+		if n*len(perSecond) > 3*total/2+len(perSecond) {
+			t.Errorf("second %d: %d of %d", i, n, total)
+		}
+	}
+	if total < 9*rate {
+		t.Errorf("%d in 10 s, the rate is %d", total, rate)
+	}
+	if len(a.prefixes) > maxPrefixes {
+		t.Errorf("%d networks remembered", len(a.prefixes))
+	}
+}
+
+func TestOneStrangersNetworkLeavesRoomForOthers(t *testing.T) {
+	a, now := testAdmission(100)
+	attacker, device := netip.MustParseAddr("192.0.2.7"), 0
+	for range 1000 {
+		for range 20 {
+			a.admit(attacker)
+		}
+		if a.admit(addr(device<<8)) && device < 200 {
+			device++
+		}
+		*now = now.Add(10 * time.Millisecond)
+	}
+	if device < 200 {
+		t.Errorf("%d devices got in beside the attacker", device)
+	}
+}
+
+func TestANetworkWithARegisteredDeviceHasNoLimitOfItsOwn(t *testing.T) {
+	a, now := testAdmission(100)
+	a.registered(netip.MustParseAddr("2001:db8:1:ff::1"))
+	n := 0
+	for range 100 {
+		for i := range 10 {
+			if a.admit(netip.MustParseAddr(fmt.Sprintf("2001:db8:1:ab::%x", i+1))) {
+				n++
+			}
+		}
+		*now = now.Add(10 * time.Millisecond)
+	}
+	if n < 100 {
+		t.Errorf("%d in a second behind one NAT, the rate is 100", n)
+	}
+	a.close()
+	if a.admit(netip.MustParseAddr("2001:db8:1:ab::1")) {
+		t.Error("a draining hub admits")
+	}
+	a.peer(netip.MustParseAddr("::ffff:198.51.100.1"))
+	if !a.admit(netip.MustParseAddr("198.51.100.1")) {
+		t.Error("another hub is refused")
+	}
+}
+
+func TestRetryIsAskedOnlyInAStorm(t *testing.T) {
+	a, now := testAdmission(100)
+	for range 1000 { // 10 a second
+		if a.verify() {
+			t.Fatal("few must not prove their address")
+		}
+		*now = now.Add(100 * time.Millisecond)
+	}
+	asked := 0
+	for range 1000 { // 1000 a second
+		if a.verify() {
+			asked++
+		}
+		*now = now.Add(time.Millisecond)
+	}
+	if asked < 800 {
+		t.Errorf("%d of 1000 must prove their address", asked)
+	}
+}
+
+func TestTheRateFollowsTheFleet(t *testing.T) {
+	for _, x := range []struct {
+		devices, hubs int
+		want          float64
+	}{{0, 0, 50}, {1000, 1, 50}, {30000, 1, 1000}, {30000, 4, 250}} {
+		if got := fleetRate(x.devices, x.hubs); got != x.want {
+			t.Errorf("%d devices, %d hubs: %v, want %v", x.devices, x.hubs, got, x.want)
+		}
+	}
+}
