@@ -86,15 +86,15 @@ func (b *backend) List(id front.Identity) []front.Listed {
 }
 
 // Reach implements front.Backend.
-func (b *backend) Reach(id front.Identity, device string) (wire.UUID, error) {
+func (b *backend) Reach(id front.Identity, device string) (to wire.UUID, release func(), err error) {
 	d := b.h.auth.Cache.ByName(device)
 	if d == nil || !b.reach(id, d, policy.WayEndToEnd) {
-		return wire.UUID{}, &front.Refusal{Message: front.UnknownDevice(device)}
+		return wire.UUID{}, nil, &front.Refusal{Message: front.UnknownDevice(device)}
 	}
 	if b.h.registry.Lookup(d.UUID) == nil {
-		return wire.UUID{}, front.ErrOffline
+		return wire.UUID{}, nil, front.ErrOffline
 	}
-	return d.UUID, nil
+	return d.UUID, func() {}, nil
 }
 
 // Admit implements front.Backend.
@@ -143,6 +143,7 @@ func (b *backend) Admit(ctx context.Context, c front.Claim) (*front.Place, error
 	p := &front.Place{
 		Grant: resp.Grant, DeviceName: resp.DeviceName, Login: resp.GetAccess().GetLogin(), Channels: resp.GetAccess().GetChannels(),
 		Recorded: len(resp.RecordingId) == 16, NotAfter: time.Unix(resp.NotAfterUnix, 0),
+		DetachedLife: time.Duration(resp.GetAccess().GetDetachedLifeMs()) * time.Millisecond,
 	}
 	if len(resp.SessionId) == 16 {
 		p.SessionID = [16]byte(resp.SessionId)
@@ -168,6 +169,16 @@ func (b *backend) OpenStream(ctx context.Context, device wire.UUID, a *wire.Atta
 	}
 	a.EntryHub, a.EntryHubIncarnation = b.h.auth.UUID(), b.h.incarnation
 	return t.Conn.OpenStream(ctx)
+}
+
+// RouteChanged implements front.Routes.
+func (b *backend) RouteChanged(device wire.UUID) <-chan struct{} {
+	if r, ok := any(&b.h.registry).(interface {
+		Changed(wire.UUID) <-chan struct{}
+	}); ok {
+		return r.Changed(device)
+	}
+	return nil // until the registry tells, the driver's own clock does
 }
 
 // KillOnDevice implements front.Backend.

@@ -17,7 +17,7 @@ const (
 
 // acceptBack opens a channel to the person for a connection that the device holds under ticket, and splices the two. The device gives up
 // the connection when no stream comes for it.
-func (c *conn) acceptBack(ctx context.Context, device wire.UUID, parent wire.StreamID, ticket uint64, channelType string, extra []byte) {
+func (c *conn) acceptBack(ctx context.Context, p *Place, parent wire.StreamID, ticket uint64, channelType string, extra []byte) {
 	if c.channels.Add(1) > maxChannels {
 		c.channels.Add(-1)
 		return
@@ -29,7 +29,7 @@ func (c *conn) acceptBack(ctx context.Context, device wire.UUID, parent wire.Str
 	}
 	a := wire.Attach{Kind: wire.KindAccepted, ID: wire.NewStreamID()}
 	a.Open = wire.OpenRequest{Parent: parent, Ticket: ticket, ClientAddr: c.client, ServerAddr: c.server}.Append(nil)
-	stream, err := c.openStream(ctx, device, &a)
+	stream, err := c.openStream(ctx, p.Device, &a, p.DetachedLife, nil)
 	if err != nil {
 		go ssh.DiscardRequests(reqs) // ends with the channel
 		_ = ch.Close()

@@ -10,7 +10,6 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"hawser/recorder"
-	"hawser/tunnel"
 	"hawser/tunnel/wire"
 )
 
@@ -67,6 +66,8 @@ type Place struct {
 	Channels   []string // channel kinds of auth/policy
 	Recorded   bool
 	NotAfter   time.Time // of the opening
+	// DetachedLife is how long what was opened waits for the device's return when its tunnel is lost; 0: not at all.
+	DetachedLife time.Duration
 }
 
 // Permits tells whether the place allows a channel of the kind.
@@ -108,12 +109,11 @@ type Backend interface {
 	// Admit asks for a place. The error is a *Refusal (shown as it is), ErrOffline, ErrUnavailable or another failure.
 	Admit(ctx context.Context, c Claim) (*Place, error)
 	// Reach is for end to end, where the device asks for the place: it says which device is meant, a *Refusal if the person may not reach
-	// it or it does not exist (the two look the same), or ErrOffline.
-	Reach(id Identity, device string) (wire.UUID, error)
+	// it or it does not exist (the two look the same), or ErrOffline. Until release is called the device can ask, and be told to end what is its.
+	Reach(id Identity, device string) (to wire.UUID, release func(), err error)
 	// Release gives a place back; the id is a session's, or a connection's. It does not wait.
 	Release(id [16]byte, exitStatus int32, reason string)
-	// OpenStream opens a stream on the device's tunnel and fills in a's EntryHub fields. The caller writes a itself.
-	OpenStream(ctx context.Context, device wire.UUID, a *wire.Attach) (tunnel.Stream, error)
+	Routes
 	// Record begins the recording of a session that has a place; h lacks cluster and hub.
 	Record(p *Place, h recorder.Header) Recording
 	// KillOnDevice tells the device to end a session and all its processes.

@@ -23,9 +23,10 @@ type conn struct {
 	cancel context.CancelCauseFunc
 	wg     sync.WaitGroup // its goroutines; serve waits
 
-	id     [16]byte
-	placed bool         // the place was granted; written by the handshake's goroutine, read after it
-	user   atomic.Value // string, once authenticated
+	started time.Time
+	id      [16]byte
+	placed  bool         // the place was granted; written by the handshake's goroutine, read after it
+	user    atomic.Value // string, once authenticated
 
 	ssh      *ssh.ServerConn
 	identity Identity
@@ -61,7 +62,7 @@ func (c *conn) end(cause error) {
 // serve runs the connection to its end. authenticated is called when the gate may forget it.
 func (c *conn) serve(authenticated func()) {
 	log := c.s.c.Logger
-	c.id = wire.NewStreamID()
+	c.id, c.started = wire.NewStreamID(), c.s.c.Now()
 	c.client, c.server = addrPort(c.nc.RemoteAddr()), addrPort(c.nc.LocalAddr())
 	_ = c.nc.SetDeadline(time.Now().Add(c.s.c.HandshakeTimeout))
 	sc, chans, reqs, err := ssh.NewServerConn(quick(c.nc), c.serverConfig())
@@ -74,6 +75,7 @@ func (c *conn) serve(authenticated func()) {
 	c.ssh = sc
 	c.identity, _ = sc.Permissions.ExtraData[identityKey{}].(Identity)
 	c.user.Store(c.identity.User)
+	c.s.statesChanged()
 	c.name = names.Resolve(sc.User(), c.identity.User, func(device string) bool {
 		return c.s.c.Backend.IsDevice(c.identity, device)
 	})

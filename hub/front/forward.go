@@ -91,7 +91,7 @@ func (c *conn) forward(nch ssh.NewChannel, kind, network, target string) {
 		a.Open = wire.OpenRequest{
 			Grant: place.Grant, ClientAddr: c.client, ServerAddr: c.server, Network: network, Target: target,
 		}.Append(nil)
-		stream, err := c.attach(place.Device, &a)
+		stream, err := c.attach(place.Device, &a, place.DetachedLife)
 		if err != nil {
 			c.forgetForwards(place)
 			if refused, ok := errors.AsType[*resume.RefusedError](err); again && (!ok || refused.Code == wire.StreamDenied) {
@@ -107,14 +107,15 @@ func (c *conn) forward(nch ssh.NewChannel, kind, network, target string) {
 
 // endToEnd connects a channel to a device's own SSH server. The hub moves bytes it cannot read; the device asks for the place.
 func (c *conn) endToEnd(nch ssh.NewChannel, device string) {
-	id, err := c.s.c.Backend.Reach(c.identity, device)
+	id, release, err := c.s.c.Backend.Reach(c.identity, device)
 	if err != nil {
 		_ = nch.Reject(ssh.Prohibited, "hawser: "+explain(err))
 		return
 	}
+	defer release()
 	a := wire.Attach{Kind: wire.KindEndToEnd, ID: wire.NewStreamID()}
 	a.Open = wire.OpenRequest{ClientAddr: c.client, ServerAddr: c.server}.Append(nil)
-	stream, err := c.attach(id, &a)
+	stream, err := c.attach(id, &a, endToEndLife)
 	if err != nil {
 		rejectStream(nch, err)
 		return
@@ -124,10 +125,10 @@ func (c *conn) endToEnd(nch ssh.NewChannel, device string) {
 }
 
 // attach opens a stream and waits for the device's answer.
-func (c *conn) attach(device wire.UUID, a *wire.Attach) (*resume.Stream, error) {
+func (c *conn) attach(device wire.UUID, a *wire.Attach, life time.Duration) (*resume.Stream, error) {
 	ctx, cancel := context.WithTimeout(c.ctx, openTimeout)
 	defer cancel()
-	stream, err := c.openStream(ctx, device, a)
+	stream, err := c.openStream(ctx, device, a, life, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -134,12 +134,13 @@ func (b *twin) IsDevice(_ Identity, name string) bool { return name == "gw-1" }
 func (b *twin) List(Identity) []Listed {
 	return []Listed{{Name: "gw-1", Online: true, Labels: []string{"site=ber"}}}
 }
-func (b *twin) Reach(_ Identity, device string) (wire.UUID, error) {
+func (b *twin) Reach(_ Identity, device string) (wire.UUID, func(), error) {
 	if device != "gw-1" {
-		return wire.UUID{}, &Refusal{UnknownDevice(device)}
+		return wire.UUID{}, nil, &Refusal{UnknownDevice(device)}
 	}
-	return gwUUID, nil
+	return gwUUID, func() {}, nil
 }
+func (b *twin) RouteChanged(wire.UUID) <-chan struct{} { return nil }
 func (b *twin) Admit(_ context.Context, c Claim) (*Place, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()

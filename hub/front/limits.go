@@ -1,6 +1,10 @@
 package front
 
-import "time"
+import (
+	"time"
+
+	"hawser/auth/policy"
+)
 
 const (
 	// maxChannels a connection may have open, of all kinds and both directions.
@@ -31,6 +35,20 @@ const (
 	maxTries = 12
 	// quickReads is on how many reads of a new connection TCP_QUICKACK is set again: key exchange, authentication and channel set-up.
 	quickReads = 64
+	// minRetry and maxRetry are the waits between two tries for another attachment of a stream, where nothing tells of a better moment.
+	minRetry = 250 * time.Millisecond
+	maxRetry = 5 * time.Second
+	// resumeTimeout bounds one try: the worst round trip, twice.
+	resumeTimeout = 15 * time.Second
+	// leaveWait is how long the device of a person who has gone is tried for: as long as an edge may keep a session whose hub is gone.
+	leaveWait = 30 * time.Second
+	// endToEndLife bounds the wait for a device that somebody came to end to end: the longest that a role can say, for there it is the
+	// device that ends its own side when the role says so, and the hub that is then told.
+	endToEndLife = policy.MaxDetachedLife
+	// stopWait is what streams get to end when the hub stops.
+	stopWait = time.Second
+	// noticeAfter is how long a link is lost before the person is told: most come back before anybody wonders.
+	noticeAfter = 3 * time.Second
 	// resumeBuffer is what the hub holds for one stream in each direction.
 	resumeBuffer = 1 << 20
 )

@@ -22,7 +22,7 @@ type listener struct {
 	c      *conn
 	stream *resume.Stream
 	dev    *channel.Conn
-	device wire.UUID
+	place  *Place
 	id     wire.StreamID
 	// extra makes the payload of the channel to the person from what the device told.
 	extra func(p payload.Accept) []byte
@@ -135,13 +135,13 @@ func (c *conn) listen(kind, request string, body []byte, set func(*listener)) *l
 	a.Open = wire.OpenRequest{
 		Grant: place.Grant, ClientAddr: c.client, ServerAddr: c.server, Network: network, Window: channel.DefaultWindow,
 	}.Append(nil)
-	stream, err := c.attach(place.Device, &a)
+	stream, err := c.attach(place.Device, &a, place.DetachedLife)
 	if err != nil {
 		c.forgetForwards(place)
 		log.Warn("forward refused", "error", err)
 		return nil
 	}
-	l := &listener{c: c, stream: stream, dev: channel.New(stream, channel.Options{}), device: place.Device, id: a.ID, bound: make(chan uint32, 1)}
+	l := &listener{c: c, stream: stream, dev: channel.New(leaving{stream}, channel.Options{}), place: place, id: a.ID, bound: make(chan uint32, 1)}
 	l.ctx, l.stop = context.WithCancel(c.ctx)
 	set(l)
 	answer, err := l.dev.StartRequest(request, body)
@@ -242,7 +242,7 @@ func (l *listener) request(r *channel.Request) {
 	case payload.AcceptRequest:
 		if p, err := payload.ParseAccept(r.Payload); err == nil && p.Kind == l.kind && len(p.OriginHost) <= 255 {
 			// Connections already accepted outlive the listener, as under sshd.
-			l.c.goRun(func() { l.c.acceptBack(l.c.ctx, l.device, l.id, p.Ticket, l.kind, l.extra(p)) })
+			l.c.goRun(func() { l.c.acceptBack(l.c.ctx, l.place, l.id, p.Ticket, l.kind, l.extra(p)) })
 			ok = true
 		}
 	}

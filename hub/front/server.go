@@ -5,11 +5,14 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"net/netip"
 	"runtime/debug"
 	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"hawser/tunnel/wire"
 )
 
 // Config of a Server.
@@ -25,8 +28,12 @@ type Config struct {
 	MaxUnauthenticated, MaxUnauthenticatedPerSource int
 	// HubName is what messages call this hub.
 	HubName string
-	Logger  *slog.Logger
-	Now     func() time.Time
+	// NoNotice keeps from people at a terminal that their device's link is lost, and is back.
+	NoNotice bool
+	// StatesChanged, unless nil, is called when States has something new. It must not block.
+	StatesChanged func()
+	Logger        *slog.Logger
+	Now           func() time.Time
 }
 
 // Server serves people. New starts nothing.
@@ -39,19 +46,27 @@ type Server struct {
 	conns    map[*conn]struct{}
 	sessions map[[16]byte]*session
 
-	wg sync.WaitGroup // connections; added to under mu while not closing
+	wg sync.WaitGroup // connections, added to under mu while not closing, and the drivers of their streams
+
+	stopping context.Context // ends when all connections have been told to
+	stop     context.CancelCauseFunc
 }
 
 // New makes a Server.
 func New(c Config) *Server {
-	return &Server{
+	s := &Server{
 		c: c, gate: gate{total: c.MaxUnauthenticated, perSource: c.MaxUnauthenticatedPerSource},
 		conns: make(map[*conn]struct{}), sessions: make(map[[16]byte]*session),
 	}
+	s.stopping, s.stop = context.WithCancelCause(context.Background())
+	return s
 }
 
-// errStopping is the cause of contexts when the server ends.
-var errStopping = errors.New("the hub is stopping")
+var (
+	// errStopping is the cause of contexts when the server ends.
+	errStopping = errors.New("the hub is stopping")
+	errInternal = errors.New("internal error")
+)
 
 // Serve accepts connections until ctx ends or the listener fails, then ends every connection and waits for all of it. It closes l.
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
@@ -85,6 +100,7 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	for _, c := range conns {
 		c.end(errStopping)
 	}
+	s.stop(errStopping)
 	s.wg.Wait()
 	if ctx.Err() != nil {
 		return nil
@@ -132,9 +148,13 @@ func (s *Server) start(ctx context.Context, nc net.Conn) {
 // recovered turns a panic of a connection's goroutine into the end of that connection.
 func (s *Server) recovered(c *conn) {
 	if p := recover(); p != nil {
-		s.c.Logger.Error("panic in a connection", "panic", p, "stack", string(debug.Stack()))
-		c.end(errors.New("internal error"))
+		s.panicked(p)
+		c.end(errInternal)
 	}
+}
+
+func (s *Server) panicked(p any) {
+	s.c.Logger.Error("panic in a connection", "panic", p, "stack", string(debug.Stack()))
 }
 
 // Kill ends a session, or a connection with all of its sessions: the reason is shown to the person, and the device ends every process of it.
@@ -172,6 +192,51 @@ func (s *Server) Sessions() [][16]byte {
 	return ids
 }
 
+// State is a session or connection that is alive.
+type State struct {
+	ID         [16]byte
+	Connection [16]byte // the session's, or its own id
+	Kind       Kind     // Connection or Session
+	User       string
+	Device     wire.UUID // zero: the hub itself
+	Login      string
+	Client     netip.AddrPort
+	Started    time.Time
+	Channel    string // what runs: shell, exec or sftp; empty before it does
+	Command    string
+	Recorded   bool
+	// DetachedSince is when the session's device was lost, zero while it is there.
+	DetachedSince time.Time
+}
+
+// States returns all that are alive, with more to say of each than Sessions.
+func (s *Server) States() []State {
+	s.mu.Lock()
+	sessions := make([]*session, 0, len(s.sessions))
+	for _, x := range s.sessions {
+		sessions = append(sessions, x)
+	}
+	var states []State
+	for c := range s.conns {
+		if user, ok := c.user.Load().(string); ok {
+			states = append(states, State{
+				ID: c.id, Connection: c.id, Kind: Connection, User: user, Client: c.client, Started: c.started,
+			})
+		}
+	}
+	s.mu.Unlock()
+	for _, x := range sessions {
+		states = append(states, x.state())
+	}
+	return states
+}
+
+func (s *Server) statesChanged() {
+	if s.c.StatesChanged != nil {
+		s.c.StatesChanged()
+	}
+}
+
 // EndUser ends every connection of a person whose credentials or user record are gone.
 func (s *Server) EndUser(user, reason string) {
 	s.mu.Lock()
@@ -189,8 +254,9 @@ func (s *Server) EndUser(user, reason string) {
 
 func (s *Server) add(id [16]byte, x *session) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	s.sessions[id] = x
+	s.mu.Unlock()
+	s.statesChanged()
 }
 
 func (s *Server) remove(id [16]byte) {

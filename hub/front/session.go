@@ -50,6 +50,9 @@ type session struct {
 	streamID wire.StreamID
 	stream   *resume.Stream
 	dev      *channel.Conn
+	notices  notices
+	live     atomic.Pointer[resume.Stream] // stream, for others
+	begun    time.Time
 	agent    atomic.Bool // the person asked for agent forwarding, and may
 
 	mu       sync.Mutex
@@ -57,6 +60,7 @@ type session struct {
 	idle     *sync.Cond // on mu: inflight became 0
 	tap      Recording  // nil before the start and where nothing is recorded
 	started  bool
+	what     [2]string // kind and command of what was started
 	exit     *exitInfo
 }
 
@@ -131,6 +135,7 @@ func (x *session) serveDevice() {
 	x.mu.Lock()
 	x.place = place
 	x.mu.Unlock()
+	x.begun = c.s.c.Now()
 	status := int32(statusRefused)
 	reason := "failed"
 	c.s.add(x.id, x)
@@ -142,12 +147,15 @@ func (x *session) serveDevice() {
 	a := wire.Attach{Kind: wire.KindSession, ID: wire.NewStreamID()}
 	a.Open = wire.OpenRequest{Grant: place.Grant, ClientAddr: c.client, ServerAddr: c.server, Window: channel.DefaultWindow}.Append(nil)
 	x.streamID = a.ID
-	stream, err := c.openStream(x.ctx, place.Device, &a)
+	x.notices.set(x)
+	stream, err := c.openStream(x.ctx, place.Device, &a, place.DetachedLife, x.linkChanged)
 	if err != nil {
 		x.refuse(explain(err))
 		return
 	}
-	x.stream, x.dev = stream, channel.New(stream, channel.Options{})
+	defer x.notices.stop()
+	x.live.Store(stream)
+	x.stream, x.dev = stream, channel.New(leaving{stream}, channel.Options{})
 	c.s.c.Logger.Info("session opened", "user", c.identity.User, "device", place.DeviceName, "login", place.Login,
 		"session", hex.EncodeToString(x.id[:]), "client", c.client.String())
 
@@ -177,14 +185,30 @@ func (x *session) admit() (*Place, error) {
 }
 
 // openStream opens a resumable stream on a device's tunnel; it does not wait for the device's answer.
-func (c *conn) openStream(ctx context.Context, device wire.UUID, a *wire.Attach) (*resume.Stream, error) {
+func (c *conn) openStream(ctx context.Context, device wire.UUID, a *wire.Attach, life time.Duration, watch func(bool)) (*resume.Stream, error) {
 	ctx, cancel := context.WithTimeout(ctx, openTimeout)
 	defer cancel()
-	att, err := c.s.c.Backend.OpenStream(ctx, device, a)
-	if err != nil {
-		return nil, err
+	return c.s.startStream(ctx, device, a, life, watch)
+}
+
+// linkChanged is told when the device is lost and when it is back.
+func (x *session) linkChanged(attached bool) {
+	x.c.s.statesChanged()
+	x.notices.link(attached)
+}
+
+// state is what Server.States says of the session.
+func (x *session) state() State {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	s := State{
+		ID: x.id, Connection: x.c.id, Kind: Session, User: x.c.identity.User, Device: x.place.Device, Login: x.place.Login,
+		Client: x.c.client, Started: x.begun, Channel: x.what[0], Command: x.what[1], Recorded: x.tap != nil,
 	}
-	return resume.Open(att, *a, resume.Options{SendBuffer: resumeBuffer, RecvBuffer: resumeBuffer}), nil
+	if stream := x.live.Load(); stream != nil {
+		s.DetachedSince = stream.DetachedSince()
+	}
+	return s
 }
 
 // relay moves everything in both directions until the device closed the channel and all of its output was written, then ends the
@@ -294,7 +318,7 @@ func (t *tapped) Write(p []byte) (int, error) {
 	if w := t.x.recording(); w != nil {
 		w.Output(t.stream, p)
 	}
-	return t.w.Write(p)
+	return t.x.notices.output(t.w, p)
 }
 
 func (x *session) recording() Recording {
@@ -384,7 +408,11 @@ func (x *session) examine(r *ssh.Request) (forward, answer bool) {
 		}
 		return true, false
 	case "env":
-		_, err := payload.ParseEnv(r.Payload)
+		p, err := payload.ParseEnv(r.Payload)
+		if err == nil && p.Name == noticeVariable {
+			x.notices.wanted(p.Value != "off")
+			return false, true
+		}
 		return err == nil, false
 	case "signal":
 		_, err := payload.ParseSignal(r.Payload)
@@ -400,8 +428,10 @@ func (x *session) examine(r *ssh.Request) (forward, answer bool) {
 		}
 		x.agent.Store(true)
 		return true, false
-	case "eow@openssh.com", "keepalive@openssh.com":
+	case "eow@openssh.com":
 		return true, false
+	case "keepalive@openssh.com": // the hub's to answer: it is there when the device is not
+		return false, true
 	}
 	return false, false
 }
@@ -426,6 +456,9 @@ func (x *session) examineStart(r *ssh.Request) (forward, answer bool) {
 	x.mu.Lock()
 	again := x.started
 	x.started = true
+	if !again {
+		x.what = [2]string{kind, command}
+	}
 	x.mu.Unlock()
 	if again {
 		return false, false
@@ -476,7 +509,7 @@ func (x *session) deviceRequests() {
 			_, _ = x.ch.SendRequest(r.Type, false, nil)
 		case payload.AcceptRequest:
 			if p, err := payload.ParseAccept(r.Payload); err == nil && p.Kind == agentChannel && x.agent.Load() {
-				x.c.goRun(func() { x.c.acceptBack(x.ctx, x.place.Device, x.streamID, p.Ticket, agentChannel, nil) })
+				x.c.goRun(func() { x.c.acceptBack(x.ctx, x.place, x.streamID, p.Ticket, agentChannel, nil) })
 				ok = true
 			}
 		}

@@ -19,6 +19,7 @@ const spliceDrain = 15 * time.Second
 func (c *conn) splice(ctx context.Context, ch ssh.Channel, reqs <-chan *ssh.Request, stream *resume.Stream) {
 	stop := context.AfterFunc(ctx, func() { stream.Reset(wire.StreamCancelled) })
 	defer stop()
+	end := leaving{stream}
 	var data, side sync.WaitGroup
 	guard := func(wg *sync.WaitGroup, f func()) {
 		wg.Go(func() {
@@ -46,7 +47,7 @@ func (c *conn) splice(ctx context.Context, ch ssh.Channel, reqs <-chan *ssh.Requ
 		defer t.Stop()
 		select {
 		case <-upDone: // all that the client sent is with the stream, which delivers it
-			_ = stream.Close()
+			_ = end.Close()
 		case <-t.C:
 			stream.Reset(wire.StreamCancelled)
 		}
@@ -58,5 +59,5 @@ func (c *conn) splice(ctx context.Context, ch ssh.Channel, reqs <-chan *ssh.Requ
 	data.Wait()
 	_ = ch.Close()
 	side.Wait()
-	_ = stream.Close()
+	_ = end.Close()
 }

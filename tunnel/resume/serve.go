@@ -14,7 +14,11 @@ import (
 
 // serveLocked starts the two goroutines of an attachment. preface goes before all frames; br, when not nil, reads att behind its Attached.
 func (s *Stream) serveLocked(att tunnel.Stream, preface []byte, br *bufio.Reader) {
-	if !s.closed && s.err == nil {
+	switch {
+	case s.err != nil: // it has lastWords, and no more
+	case s.closed:
+		s.afterLocked(s.lingerLocked(), s.expireLocked)
+	default:
 		s.stopTimerLocked()
 	}
 	a := &attachment{Stream: att, preface: preface}

@@ -1,0 +1,103 @@
+package front
+
+import (
+	"io"
+	"sync"
+	"time"
+)
+
+// noticeVariable is the environment variable by which a person says no to notices: `ssh -o SetEnv=HAWSER_NOTICE=off`. The device does not see it.
+const noticeVariable = "HAWSER_NOTICE"
+
+// notices tell a person at a terminal that the device's link is lost, and is back, where a line of the hub's own spoils nothing. The zero
+// value tells nothing.
+type notices struct {
+	x *session
+
+	// writing is held while something is written to the person, so that nothing of ours comes into a line of the device's; what blocks
+	// the write blocks those behind it anyway. A notice only tries for it.
+	writing sync.Mutex
+	screen  screen
+
+	mu    sync.Mutex
+	off   bool
+	told  bool        // that it is lost
+	timer *time.Timer // while it is lost
+	ended bool
+}
+
+func (n *notices) set(x *session) { n.x = x }
+
+// wanted is what the person said.
+func (n *notices) wanted(yes bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.off = !yes
+}
+
+// output writes the device's bytes to the person.
+func (n *notices) output(w io.Writer, p []byte) (int, error) {
+	n.writing.Lock()
+	defer n.writing.Unlock()
+	n.screen.write(p)
+	return w.Write(p)
+}
+
+// link is told when the device's link is lost, and when it is back.
+func (n *notices) link(attached bool) {
+	n.mu.Lock()
+	told := n.told
+	if n.timer != nil {
+		n.timer.Stop()
+		n.timer = nil
+	}
+	n.told = false
+	if !attached && !n.ended {
+		n.timer = time.AfterFunc(noticeAfter, n.lost)
+	}
+	n.mu.Unlock()
+	if attached && told {
+		n.say("is back")
+	}
+}
+
+// lost is called while the link is, until the person could be told.
+func (n *notices) lost() {
+	defer n.x.c.s.recovered(n.x.c)
+	told := n.say("is lost, waiting for it")
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.timer == nil {
+		return // it is back, and said so if it had to
+	}
+	if n.told = told; !told {
+		n.timer.Reset(noticeAfter)
+	}
+}
+
+// say writes a line if that spoils nothing now.
+func (n *notices) say(what string) bool {
+	n.mu.Lock()
+	off := n.off || n.ended || n.x.c.s.c.NoNotice || !n.x.pty.Load()
+	n.mu.Unlock()
+	if off || !n.writing.TryLock() {
+		return false
+	}
+	defer n.writing.Unlock()
+	if !n.screen.free() {
+		return false
+	}
+	_, err := io.WriteString(n.x.ch, "hawser: the link to "+n.x.place.DeviceName+" "+what+"\r\n")
+	return err == nil
+}
+
+// stop ends all of it.
+func (n *notices) stop() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.ended = true
+	if n.timer != nil {
+		n.timer.Stop()
+		n.timer = nil
+	}
+}
