@@ -300,6 +300,15 @@ func (c *conn) RemoteAddr() netip.AddrPort { return addrPort(c.tc.RemoteAddr()) 
 
 func (c *conn) ConnectionState() tls.ConnectionState { return c.tc.ConnectionState() }
 
+// SetKeepAlive changes how long the connection idles before the kernel probes it: an edge learns what its NAT wants.
+func (c *conn) SetKeepAlive(d time.Duration) error {
+	t, ok := c.tc.NetConn().(*net.TCPConn)
+	if !ok {
+		return errors.ErrUnsupported
+	}
+	return tune(t, d)
+}
+
 // cause is the error of a call that failed: why the tunnel ended, if it has, else err.
 func (c *conn) cause(err error) error {
 	if c.ctx.Err() != nil {
