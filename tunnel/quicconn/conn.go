@@ -23,10 +23,19 @@ const (
 	controlWriteTimeout = 30 * time.Second
 )
 
+// side says who opens streams.
+type side uint8
+
+const (
+	edgeSide side = iota + 1 // accepts them
+	hubSide                  // opens them
+	peerSide                 // does both
+)
+
 // conn implements tunnel.Conn. It starts no goroutine of its own; quic-go's end with qc.
 type conn struct {
 	qc      *quic.Conn
-	hub     bool
+	side    side
 	control *quic.Stream
 	release func() // the edge's transport and socket; nil at the hub
 
@@ -43,8 +52,8 @@ type conn struct {
 	have      int    // bytes of header or message
 }
 
-func newConn(qc *quic.Conn, control *quic.Stream, hub bool, release func()) *conn {
-	c := &conn{qc: qc, hub: hub, control: control, release: release}
+func newConn(qc *quic.Conn, control *quic.Stream, side side, release func()) *conn {
+	c := &conn{qc: qc, side: side, control: control, release: release}
 	c.ctx, c.cancel = context.WithCancelCause(context.Background())
 	context.AfterFunc(qc.Context(), func() {
 		c.cancel(closeCause(context.Cause(qc.Context())))
@@ -63,7 +72,7 @@ func (c *conn) finish() {
 }
 
 func (c *conn) OpenStream(ctx context.Context) (tunnel.Stream, error) {
-	if !c.hub {
+	if c.side == edgeSide {
 		return nil, tunnel.ErrWrongSide
 	}
 	if err := ctx.Err(); err != nil {
@@ -80,7 +89,7 @@ func (c *conn) OpenStream(ctx context.Context) (tunnel.Stream, error) {
 }
 
 func (c *conn) AcceptStream(ctx context.Context) (tunnel.Stream, error) {
-	if c.hub {
+	if c.side == hubSide {
 		return nil, tunnel.ErrWrongSide
 	}
 	s, err := c.qc.AcceptStream(ctx)

@@ -7,7 +7,6 @@ package quicconn
 import (
 	"context"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -69,8 +68,9 @@ func (o Options) config(edge bool) *quic.Config {
 		c.MaxConnectionReceiveWindow = 512 << 10
 		return c
 	}
-	// The hub receives bulk from devices. A window costs memory only while data waits in it.
-	c.MaxIncomingStreams = -1
+	// The hub receives bulk from devices. A window costs memory only while data waits in it. Streams are for peers, who speak another ALPN,
+	// which is not known yet when this must be: a tunnel on which the edge opens one is ended (Listener.Accept).
+	c.MaxIncomingStreams = peerStreams
 	c.InitialStreamReceiveWindow = 512 << 10
 	c.MaxStreamReceiveWindow = 6 << 20
 	c.InitialConnectionReceiveWindow = 768 << 10
@@ -78,11 +78,11 @@ func (o Options) config(edge bool) *quic.Config {
 	return c
 }
 
-// tlsConfig returns tc with the tunnel's ALPN and without tickets: every handshake is checked in full.
-func tlsConfig(tc *tls.Config) *tls.Config {
+// tlsConfig returns tc with these ALPNs and without tickets: every handshake is checked in full.
+func tlsConfig(tc *tls.Config, alpn ...string) *tls.Config {
 	tc = tc.Clone()
 	tc.MinVersion = tls.VersionTLS13
-	tc.NextProtos = []string{tunnel.ALPN}
+	tc.NextProtos = alpn
 	tc.SessionTicketsDisabled = true
 	return tc
 }
@@ -99,7 +99,7 @@ func Dial(ctx context.Context, addr netip.AddrPort, tc *tls.Config, o Options) (
 	if err != nil {
 		return nil, err
 	}
-	qc, err := r.tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConfig(tc), o.config(true))
+	qc, err := r.tr.Dial(ctx, net.UDPAddrFromAddrPort(addr), tlsConfig(tc, tunnel.ALPN), o.config(true))
 	if err != nil {
 		r.close()
 		return nil, fmt.Errorf("dial %s: %w", addr, closeCause(err))
@@ -116,66 +116,8 @@ func Dial(ctx context.Context, addr netip.AddrPort, tc *tls.Config, o Options) (
 		return nil, fmt.Errorf("dial %s: %w", addr, closeCause(err))
 	}
 	e := &edgeConn{network: network, small: o.Small, turn: make(chan struct{}, 1), used: r, routes: []*route{r}}
-	e.conn = newConn(qc, control, false, e.releaseRoutes)
+	e.conn = newConn(qc, control, edgeSide, e.releaseRoutes)
 	return e, nil
-}
-
-// Listener is a hub's end of many tunnels on one UDP socket.
-type Listener struct {
-	tr *quic.Transport
-	ln *quic.Listener
-	pc net.PacketConn
-}
-
-// Listen serves tunnels on pc, best a *net.UDPConn as it is, and owns pc from then on. tc must ask for client
-// certificates and decide in VerifyConnection.
-func Listen(pc net.PacketConn, tc *tls.Config, o Options) (*Listener, error) {
-	tr := &quic.Transport{Conn: pc, StatelessResetKey: o.StatelessResetKey}
-	o.admit(tr)
-	ln, err := tr.Listen(tlsConfig(tc), o.config(false))
-	if err != nil {
-		return nil, fmt.Errorf("listen for QUIC on %s: %w", pc.LocalAddr(), err)
-	}
-	return &Listener{tr: tr, ln: ln, pc: pc}, nil
-}
-
-// Accept returns the next tunnel whose handshake is complete. Accept again at once: 32 wait at most, others are refused.
-// After Close the error wraps net.ErrClosed.
-func (l *Listener) Accept(ctx context.Context) (tunnel.Conn, error) {
-	for {
-		qc, err := l.ln.Accept(ctx)
-		if errors.Is(err, quic.ErrServerClosed) || errors.Is(err, quic.ErrTransportClosed) {
-			return nil, fmt.Errorf("accept a tunnel: %w", net.ErrClosed)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("accept a tunnel: %w", err)
-		}
-		control, err := qc.OpenStream()
-		if err != nil {
-			// Gone again, or no edge: it allows no streams.
-			qc.CloseWithError(quic.ApplicationErrorCode(wire.CloseProtocol), "no control stream")
-			continue
-		}
-		c := newConn(qc, control, true, nil)
-		// An empty message makes the stream visible to the edge before there is a challenge.
-		if _, err := control.Write(make([]byte, controlHeaderLen)); err != nil {
-			c.CloseWithError(wire.CloseProtocol, "no control stream")
-			continue
-		}
-		return c, nil
-	}
-}
-
-// Addr returns the address listened on.
-func (l *Listener) Addr() netip.AddrPort { return addrPort(l.pc.LocalAddr()) }
-
-// Close ends the listener, its socket and every tunnel accepted from it. Close the tunnels first, so that their edges
-// learn why.
-func (l *Listener) Close() error {
-	l.ln.Close()
-	err := l.tr.Close()
-	l.pc.Close()
-	return err
 }
 
 func addrPort(a net.Addr) netip.AddrPort {
