@@ -29,7 +29,7 @@ test-long: ## the same with the stated periods and counts
 
 .PHONY: bench
 bench: build ## figures beside OpenSSH's, as ratios of one run
-	HAWSER_BIN=$(CURDIR)/$(BIN) $(GO) test -run '^$$' -bench . -benchtime 1x -count 1 ./test/bench
+	HAWSER_BIN=$(CURDIR)/$(BIN) $(GO) test -run '^$$' -bench . -benchtime 1x -count 1 -timeout 2h ./test/bench
 	$(GO) test -run '^$$' -bench . ./tunnel/... ./recorder/... ./auth/...
 
 .PHONY: cross

@@ -9,7 +9,7 @@ export PATH="$PATH:/usr/sbin:/sbin"
 command -v go >/dev/null 2>&1 || { echo "go is not in PATH: install Go 1.26 first" >&2; exit 1; }
 need ssh openssh-client sshd openssh-server rsync rsync tmux tmux nft nftables ip iproute2 ss iproute2 \
 	qemu-mips-static qemu-user-static dbclient dropbear-bin plink putty-tools curl curl ssh-audit ssh-audit \
-	nmap nmap ps procps sysctl procps
+	nmap nmap ps procps sysctl procps unshare util-linux iptables-legacy iptables conntrack conntrack
 # The clients' script runs under Debian's interpreter; another python3 may come
 # first in PATH.
 if ! /usr/bin/python3 -c 'import paramiko' >/dev/null 2>&1; then
@@ -58,4 +58,10 @@ step targets: sizes, reproducibility, emulated agents
 HAWSER_BIN="$PWD/bin" go test $short -timeout 15m ./cross/...
 
 step black box
-HAWSER_BIN="$PWD/bin" go test $short -timeout 15m -p 1 ./test/...
+limit=15m
+[ -z "${HAWSER_LONG:-}" ] || limit=90m
+table=$(mktemp)
+HAWSER_BIN="$PWD/bin" HAWSER_TABLE="$table" go test $short -timeout $limit -p 1 ./test/...
+step survival, as measured
+cat "$table"
+rm -f "$table"
