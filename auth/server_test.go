@@ -28,10 +28,11 @@ import (
 // bench is a running service with an admin.
 type bench struct {
 	*Server
-	cfg   Config
-	admin *apiclient.Client
-	stop  func()
-	now   atomic.Int64 // offset from the clock, in nanoseconds
+	cfg       Config
+	admin     *apiclient.Client
+	adminCert *tls.Certificate
+	stop      func()
+	now       atomic.Int64 // offset from the clock, in nanoseconds
 }
 
 func start(t *testing.T) *bench {
@@ -48,7 +49,8 @@ func start(t *testing.T) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b.admin = b.dial(t, &tls.Certificate{Certificate: cred.Chain, PrivateKey: key})
+	b.adminCert = &tls.Certificate{Certificate: cred.Chain, PrivateKey: key}
+	b.admin = b.dial(t, b.adminCert)
 	return b
 }
 
@@ -129,6 +131,10 @@ func (b *bench) hub(t *testing.T) *testHub {
 		t.Fatal(err)
 	}
 	return &testHub{b.dial(t, &tls.Certificate{Certificate: res.Msg.Chain, PrivateKey: key}), key, res.Msg}
+}
+
+func (h *testHub) certificate() *tls.Certificate {
+	return &tls.Certificate{Certificate: h.res.Chain, PrivateKey: h.key}
 }
 
 // watch opens the hub's Watch and returns it with the full state read.

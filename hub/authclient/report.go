@@ -3,6 +3,7 @@ package authclient
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"time"
 
@@ -53,6 +54,10 @@ func (x *Client) reportSessions(e Events) func(context.Context, bool) error {
 		states := e.SessionStates(full)
 		if !full && len(states) == 0 {
 			return nil
+		}
+		for _, s := range states {
+			// What a person types may be anything; one message with a bad string would keep auth from hearing of all the others.
+			s.Login, s.Channel, s.Command = strings.ToValidUTF8(s.Login, "?"), strings.ToValidUTF8(s.Channel, "?"), strings.ToValidUTF8(s.Command, "?")
 		}
 		_, err := x.api.Hub.ReportSessions(ctx, connect.NewRequest(&api.ReportSessionsRequest{Full: full, Sessions: states}))
 		return err
