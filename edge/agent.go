@@ -1,17 +1,23 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"os"
 	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"hawser/auth/grant"
+	"hawser/auth/hublist"
 	"hawser/auth/policy"
+	"hawser/edge/netwatch"
 	"hawser/edge/session"
 	"hawser/tunnel"
 	"hawser/tunnel/wire"
@@ -36,13 +42,18 @@ type Agent struct {
 	history     history
 	slots       chan struct{} // one token per stream served; full: the next is refused at once
 	counter     atomic.Uint64 // of registrations in this incarnation
-	turn        chan struct{} // held from REGISTER to its answer: see register
+	turn        chan struct{} // held while one of a race joins
+	keepers     [2]*keeper    // by slot
 
 	mu     sync.Mutex
 	spent  *grant.Spent
 	policy policy.Compiled
 	locks  uint64
-	window time.Duration // W of the last ACK
+	window time.Duration        // W of the last ACK
+	list   hublist.List         // the newest signed one; zero: none
+	rests  map[string]time.Time // hubs to be tried last, until when
+	noUDP  map[string]bool      // networks on which QUIC got no answer
+	stormy time.Time            // until when hubs are taken to be flooded
 	// changed is closed and replaced whenever policy, locks or the clock changed: streams wait on it before they are served.
 	changed chan struct{}
 }
@@ -74,6 +85,11 @@ func New(cfg Config) (*Agent, error) {
 		spent:       grant.NewSpent(maxSpent),
 		changed:     make(chan struct{}),
 		uploads:     uploads{added: make(chan struct{}, 1)},
+		rests:       map[string]time.Time{},
+		noUDP:       map[string]bool{},
+	}
+	for slot := range a.keepers {
+		a.keepers[slot] = newKeeper(a, uint8(slot))
 	}
 	return a, nil
 }
@@ -86,6 +102,10 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	defer closeState()
+	var smear time.Duration
+	if a.state.joined() {
+		smear = a.smear()
+	}
 	if err := a.join(ctx); err != nil {
 		if ctx.Err() != nil {
 			return nil
@@ -97,7 +117,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer a.engine.Close()
 	tunnel.Info(a.log, "agent started", "device", creds.Name, "uuid", creds.UUID, "cluster", creds.Cluster, "version", a.cfg.Version,
 		"arch", runtime.GOARCH, "streams", cap(a.slots), "incarnation", a.incarnation)
-	a.keepConnected(ctx)
+	a.keepConnected(ctx, smear)
 	a.streams.close(errShutdown)
 	tunnel.Info(a.log, "agent stopped")
 	return nil
@@ -155,51 +175,76 @@ func (a *Agent) update(f func()) {
 	a.changed = make(chan struct{})
 }
 
-// keepConnected is the main loop: one tunnel, replaced when it is lost, when the hub goes away, and when QUIC becomes possible.
-func (a *Agent) keepConnected(ctx context.Context) {
-	// Sessions do not end with ctx but by shutdown, which tells them why.
+// keepConnected keeps the tunnels until ctx ends; then it tells the sessions, waits for them a little, and closes the tunnels.
+func (a *Agent) keepConnected(ctx context.Context, smear time.Duration) {
+	// Sessions do not end with ctx but by what follows it, which tells them why.
 	serving, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(errShutdown)
-	var retiring sync.WaitGroup // tunnels that were replaced and still carry sessions
-	defer retiring.Wait()
-	b := &backoff{rand: rand.Int64N}
-	for ctx.Err() == nil {
-		cur, late, err := a.connect(ctx, serving, nil)
-		if err != nil {
-			if ctx.Err() != nil {
-				return
-			}
-			wait := a.retryDelay(b, err)
-			tunnel.Warn(a.log, "no tunnel", "error", err, "retry", wait.Round(time.Millisecond))
+	a.loadHubList()
+	var wg sync.WaitGroup
+	for _, k := range a.keepers {
+		wg.Go(func() {
+			defer a.guard("keeper", nil)
+			k.run(ctx, serving, smear)
+		})
+	}
+	wg.Go(func() { a.watchNetwork(ctx) })
+	stopStatus := a.serveStatus()
+	wg.Wait()
+	stopStatus()
+	deadline := time.Now().Add(shutdownGrace)
+	a.live.endAll(errShutdown)
+	a.live.wait(deadline)
+	end(errShutdown)
+	for _, k := range a.keepers {
+		wg.Go(func() { k.stop("agent is shutting down") })
+	}
+	wg.Wait()
+}
+
+// watchNetwork tells the keepers of changes of the network: the first of a burst at once, and one after it, for then the burst is over.
+func (a *Agent) watchNetwork(ctx context.Context) {
+	changes := netwatch.Watch(ctx, a.log)
+	var last time.Time
+	for range changes {
+		if wait := nudgeEvery - time.Since(last); !last.IsZero() && wait > 0 {
 			_ = sleep(ctx, wait)
+			select {
+			case <-changes:
+			default:
+			}
+		}
+		if ctx.Err() != nil {
 			continue
 		}
-		healthy := time.Now()
-		cause := a.hold(ctx, serving, cur, late, &retiring)
-		if ctx.Err() != nil {
-			return
+		last = time.Now()
+		tunnel.Debug(a.log, "the network changed", "network", netwatch.Network())
+		for _, k := range a.keepers {
+			nudge(k.net)
 		}
-		a.mu.Lock()
-		b.window = a.window
-		a.mu.Unlock()
-		var wait time.Duration
-		if time.Since(healthy) >= healthyAfter {
-			wait = b.afterLoss()
-		} else {
-			wait = b.afterFailure() // a tunnel that dies at once is no reason to come back at once
-		}
-		if c, ok := errors.AsType[*wire.CloseError](cause); ok && c.Remote {
-			switch {
-			case c.Code == wire.CloseAuth || c.Code == wire.CloseBanned || c.Code == wire.CloseClone || c.Code == wire.CloseUpgrade:
-				wait = b.afterRefusal()
-			}
-			if c.RetryAfter > 0 {
-				wait = b.atLeast(c.RetryAfter)
-			}
-		}
-		tunnel.Warn(a.log, "tunnel lost", "error", cause, "retry", wait.Round(time.Millisecond))
-		_ = sleep(ctx, wait)
 	}
+}
+
+func (a *Agent) wakeKeepers() {
+	for _, k := range a.keepers {
+		nudge(k.wake)
+	}
+}
+
+// smear is how long to wait at the start: after a power cut a city's devices boot at once. Not where a person waits for it.
+func (a *Agent) smear() time.Duration {
+	var si unix.Sysinfo_t
+	supervised := os.Getppid() == 1 || os.Getenv("INVOCATION_ID") != ""
+	if !supervised || unix.Sysinfo(&si) != nil || time.Duration(si.Uptime)*time.Second >= bootTime {
+		return 0
+	}
+	return time.Duration(rand.Int64N(int64(bootSmear)))
+}
+
+// probeAfter is how long after the last try QUIC is tried again: 5, 15 and 60 min after TLS began, then hourly.
+func (a *Agent) probeAfter(tries int) time.Duration {
+	steps := [...]time.Duration{1, 2, 9, 12}
+	return cmp.Or(a.cfg.Reprobe, reprobe) * steps[min(tries, len(steps)-1)]
 }
 
 // retryDelay remembers why an attempt failed, and is how long to wait before the next.
@@ -223,74 +268,8 @@ func (a *Agent) retryDelay(b *backoff, err error) time.Duration {
 	}
 }
 
-// hold keeps cur, or what replaces it, until it is lost; then it returns why. Replaced tunnels go to retiring.
-func (a *Agent) hold(ctx, serving context.Context, cur *link, late <-chan *result[*link], retiring *sync.WaitGroup) error {
-	replace := func(by *link) {
-		old := cur
-		cur = by
-		retiring.Go(func() { old.retire(ctx) })
-	}
-	probe := new(probe)
-	defer probe.stop()
-	for {
-		away := cur.away
-		if cur.leaving {
-			away = nil
-		}
-		select {
-		case <-cur.done:
-			if late != nil {
-				if r := <-late; r != nil { // the hub fenced the TLS tunnel for the QUIC one that is on its way here
-					late = nil
-					replace(r.value)
-					continue
-				}
-			}
-			return cur.err
-		case r := <-late:
-			late = nil
-			if r != nil {
-				tunnel.Info(a.log, "QUIC replaces TLS", "hub", cur.challenge.HubName)
-				replace(r.value)
-			}
-		case <-away:
-			cur.leaving = true
-			better, more, err := a.connect(ctx, serving, cur)
-			if err != nil {
-				tunnel.Warn(a.log, "the hub goes away and no other was reached", "error", err)
-				continue
-			}
-			late = more
-			replace(better)
-		case <-probe.due(cur):
-			if probe.fired(cur) {
-				if better := a.tryQUIC(ctx, serving); better != nil {
-					replace(better)
-				}
-			}
-		case <-ctx.Done():
-			a.shutdown(cur, late)
-			return context.Cause(ctx)
-		}
-	}
-}
-
 // errShutdown is what sessions are told when the agent stops.
 var errShutdown = errors.New("the device's agent is shutting down")
-
-// shutdown tells the sessions, waits for them a little, and closes the tunnel.
-func (a *Agent) shutdown(cur *link, late <-chan *result[*link]) {
-	deadline := time.Now().Add(shutdownGrace)
-	a.live.endAll(errShutdown)
-	a.live.wait(deadline)
-	cur.close(wire.CloseNormal, "agent is shutting down")
-	if late != nil {
-		if r := <-late; r != nil {
-			r.value.close(wire.CloseNormal, "agent is shutting down")
-		}
-	}
-	<-cur.done
-}
 
 // A RefusedError is a hub's or auth's no.
 type RefusedError struct {

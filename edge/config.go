@@ -3,6 +3,7 @@ package edge
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -32,8 +33,15 @@ type Config struct {
 	Name string
 	// Labels travel with the registration; policy matches those that auth has from the token, not these.
 	Labels []wire.Label
-	// Hubs are addresses (host:port) dialled instead of those of the token or the identity; empty: those.
+	// Hubs are addresses (host:port) dialled instead of those of the token or the identity; empty: those. "@FILE" is a file with more of them,
+	// separated by white space and read anew at each attempt.
 	Hubs []string
+	// Metered is for a link whose bytes are paid for: one tunnel, idle on TCP with the kernel's keepalive alone, on QUIC while streams are open.
+	Metered bool
+	// NoStandby keeps a device to one tunnel where it would hold a second at another hub.
+	NoStandby bool
+	// Reprobe is when QUIC is tried again after TLS had to do: then, after three times and twelve times as long, and every that long; 0: 5 min.
+	Reprobe time.Duration
 	// Carriers restricts what is dialled.
 	Carriers Carriers
 	// Proxy is the HTTP proxy that TCP goes through, http://[USER:PASSWORD@]HOST[:PORT]; "env": that of HTTPS_PROXY; empty: none, whatever
@@ -67,6 +75,9 @@ func (c *Config) Validate() error {
 		}
 	}
 	for _, h := range c.Hubs {
+		if strings.HasPrefix(h, "@") {
+			continue
+		}
 		if _, _, err := splitHostPort(h); err != nil {
 			bad("hub address %s: %w", wire.Quote(h, 80), err)
 		}
@@ -81,6 +92,9 @@ func (c *Config) Validate() error {
 	}
 	if _, err := parseProxy(c.Proxy); err != nil {
 		bad("%w", err)
+	}
+	if c.Reprobe < 0 {
+		bad("QUIC tried again after %v", c.Reprobe)
 	}
 	if c.Carriers > OnlyTLS {
 		bad("carrier %d does not exist", c.Carriers)

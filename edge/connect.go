@@ -10,8 +10,10 @@ import (
 	"net/netip"
 	"os"
 	"runtime"
+	"time"
 
 	"hawser/auth/ca"
+	"hawser/edge/netwatch"
 	"hawser/tunnel"
 	"hawser/tunnel/identity"
 	"hawser/tunnel/quicconn"
@@ -22,71 +24,140 @@ import (
 // ErrHub is a hub whose certificate is not one of this cluster's hubs.
 var ErrHub = errors.New("the peer is not a hub of this cluster")
 
-// connect resolves the hubs anew and races them. With leaving set, its hub comes last: it said it goes away.
-func (a *Agent) connect(ctx, serving context.Context, leaving *link) (*link, <-chan *result[*link], error) {
-	attemptCtx, cancel := context.WithTimeout(ctx, attemptTimeout)
-	found, err := a.resolver.resolve(attemptCtx, a.hubs())
+// errSameHub is what a standby tunnel finds where all addresses lead to the hub of the active one.
+var errSameHub = errors.New("no hub but that of the other tunnel")
+
+// connect races the hubs for one round.
+func (a *Agent) connect(ctx, serving context.Context, r *round) (*link, <-chan *result[*link], error) {
+	c, by, grace := a.cfg.Carriers, lead{tls: tcpDelay}, quicGrace
+	network := netwatch.Network()
+	switch {
+	case c != AnyCarrier:
+	case r.purpose == forQUIC:
+		c = OnlyQUIC
+	case r.purpose == forTLS:
+		c = OnlyTLS
+	case r.k.slot == slotStandby || a.cfg.Metered && a.openStreams() == 0:
+		// To idle on TCP costs the least. QUIC is for where TCP is closed.
+		by, grace = lead{quic: lateCarrier}, 0
+	case r.urgent:
+		by = lead{}
+	case a.storming(time.Now()):
+		by = lead{tls: lateCarrier}
+	case a.udpBlocked(network):
+		by = lead{quic: tcpDelay}
+	}
+	stages, err := r.stages(c, by)
 	if err != nil {
-		cancel()
 		return nil, nil, err
 	}
-	if leaving != nil {
-		found = lastly(found, leaving.at.addr)
-	}
-	r, late, err := race(attemptCtx, plan(found, a.cfg.Carriers), quicGrace, func(ctx context.Context, at attempt) (*link, error) {
-		return a.establish(ctx, serving, at)
-	}, func(l *link) { l.close(wire.CloseNormal, "another tunnel was first") })
+	res, late, err := raceStages(ctx, stages, grace, func(ctx context.Context, at attempt) (*link, error) {
+		return a.establish(ctx, serving, at, r)
+	}, func(l *link) { l.close(wire.CloseNormal, errOvertaken.Error()) })
 	if err != nil {
-		cancel()
 		<-late
 		return nil, nil, err
 	}
+	if c != AnyCarrier || by.quic > by.tls {
+		return res.value, late, nil // it says nothing of UDP
+	}
+	if res.attempt.carrier == tunnel.CarrierQUIC {
+		a.noteUDP(network, false)
+		return res.value, late, nil
+	}
 	out := make(chan *result[*link], 1)
 	go func() { // ends when the race's own stragglers do: within quicGrace
-		defer cancel()
-		out <- <-late
+		l := <-late
+		if a.noteUDP(network, l == nil) && l == nil && ctx.Err() == nil {
+			a.history.add(wire.ConnEvent{Kind: wire.EventUDPBlocked, Hub: res.value.challenge.HubName, Carrier: uint8(tunnel.CarrierTLS)})
+		}
+		out <- l
 	}()
-	return r.value, out, nil
+	return res.value, out, nil
 }
 
-// lastly moves the addresses equal to addr to the end.
-func lastly(list []resolved, addr netip.AddrPort) []resolved {
-	var first, last []resolved
-	for _, r := range list {
-		if r.addr == addr {
-			last = append(last, r)
-		} else {
-			first = append(first, r)
+// stages are the hubs of a round in the order in which they are tried.
+func (r *round) stages(c Carriers, by lead) ([]stage, error) {
+	a, k := r.k.a, r.k
+	var first, last []hubTarget
+	taken := k.other().current.Load() // the other slot's
+	mine := k.current.Load()
+	for _, t := range a.ranked() {
+		switch {
+		case taken != nil && taken.on(&t):
+			if k.slot == slotActive {
+				last = append(last, t)
+			}
+		case r.purpose == forElsewhere && mine != nil && mine.on(&t), k.slot == slotStandby && taken != nil && t.zone == a.zone(taken.challenge.HubUUID) && t.zone != "":
+			last = append(last, t)
+		default:
+			first = append(first, t)
 		}
 	}
-	return append(first, last...)
+	targets := append(first, last...)
+	stagger := hubStagger
+	switch {
+	case len(targets) == 0 && k.slot == slotStandby:
+		return nil, errSameHub
+	case r.urgent:
+		targets, stagger = targets[:min(len(targets), urgentHubs)], addressStagger
+	case r.purpose != forQUIC && a.storming(time.Now()):
+		targets = targets[:min(len(targets), 1)] // the next one's turn is after the next, longer wait
+	}
+	var out []stage
+	for i, t := range targets {
+		out = append(out, stage{at: time.Duration(i) * stagger, find: func(ctx context.Context) ([]attempt, error) {
+			found, err := a.resolver.resolve(ctx, t.addrs)
+			if r.urgent {
+				found = found[:min(len(found), urgentAddresses)]
+			}
+			list := planned(found, c, by)
+			for i := range list {
+				list[i].target = t.key()
+			}
+			return list, err
+		}})
+	}
+	return out, nil
 }
 
-// tryQUIC re-probes QUIC while the tunnel is on TLS.
-func (a *Agent) tryQUIC(ctx, serving context.Context) *link {
-	attemptCtx, cancel := context.WithTimeout(ctx, attemptTimeout)
-	defer cancel()
-	found, err := a.resolver.resolve(attemptCtx, a.hubs())
-	if err != nil {
-		return nil
-	}
-	r, late, err := race(attemptCtx, plan(found, OnlyQUIC), 0, func(ctx context.Context, at attempt) (*link, error) {
-		return a.establish(ctx, serving, at)
-	}, func(l *link) { l.close(wire.CloseNormal, "another tunnel was first") })
-	<-late
-	if err != nil {
-		tunnel.Debug(a.log, "QUIC is still blocked", "error", err)
-		return nil
-	}
-	tunnel.Info(a.log, "QUIC works again", "hub", r.value.challenge.HubName)
-	return r.value
+// on reports whether the tunnel is at this hub.
+func (l *link) on(t *hubTarget) bool {
+	return l.challenge.HubUUID == t.id || t.id == (wire.UUID{}) && l.target == t.key()
 }
 
-func (a *Agent) hubs() []string {
-	if len(a.cfg.Hubs) > 0 {
-		return a.cfg.Hubs
+// noteUDP remembers whether QUIC is worth its head start on a network; it reports whether that is news. It only ever reorders.
+func (a *Agent) noteUDP(network string, blocked bool) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.noUDP[network] == blocked {
+		return false
 	}
-	return a.state.get().Hubs
+	if !blocked {
+		delete(a.noUDP, network)
+	} else if len(a.noUDP) < maxNetworks {
+		a.noUDP[network] = true
+	}
+	return true
+}
+
+func (a *Agent) udpBlocked(network string) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.noUDP[network]
+}
+
+// storm notes that a hub let go of many devices: for a while QUIC alone races, and a refused round waits twice as long.
+func (a *Agent) storm(now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.stormy = now.Add(stormLasts)
+}
+
+func (a *Agent) storming(now time.Time) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return now.Before(a.stormy)
 }
 
 // dial opens one carrier.
@@ -98,7 +169,11 @@ func (a *Agent) dial(ctx context.Context, at attempt, tc *tls.Config) (tunnel.Co
 	if err != nil {
 		return nil, err
 	}
-	conn, err := yamuxconn.Client(ctx, nc, tc, yamuxconn.Options{Logger: a.log})
+	o := yamuxconn.Options{Logger: a.log}
+	if a.cfg.Metered {
+		o.KeepAlive = meteredKeepAlive
+	}
+	conn, err := yamuxconn.Client(ctx, nc, tc, o)
 	if err != nil {
 		nc.Close()
 		return nil, err
@@ -150,12 +225,12 @@ func (a *Agent) checkChallenge(conn tunnel.Conn, c *wire.Challenge, cluster stri
 }
 
 // establish dials and registers. The link outlives ctx, which bounds the set-up; its streams are served under serving.
-func (a *Agent) establish(ctx, serving context.Context, at attempt) (*link, error) {
-	l, err := a.openAt(ctx, serving, at, false)
+func (a *Agent) establish(ctx, serving context.Context, at attempt, of *round) (*link, error) {
+	l, err := a.openAt(ctx, serving, at, of, false)
 	if r, ok := errors.AsType[*RefusedError](err); ok && r.Code == wire.CloseExpired || errors.Is(err, errExpired) {
 		// The certificate is over: a renew-only tunnel first.
-		if l, err = a.openAt(ctx, serving, at, true); err == nil && l == nil {
-			l, err = a.openAt(ctx, serving, at, false)
+		if l, err = a.openAt(ctx, serving, at, of, true); err == nil && l == nil {
+			l, err = a.openAt(ctx, serving, at, of, false)
 		}
 	}
 	if r, ok := errors.AsType[*RefusedError](err); ok && r.authority() {
@@ -168,7 +243,7 @@ func (a *Agent) establish(ctx, serving context.Context, at attempt) (*link, erro
 var errExpired = errors.New("the device's certificate has expired")
 
 // openAt opens one tunnel and registers on it, or renews on it and closes it (then the link is nil).
-func (a *Agent) openAt(ctx, serving context.Context, at attempt, renew bool) (*link, error) {
+func (a *Agent) openAt(ctx, serving context.Context, at attempt, of *round, renew bool) (*link, error) {
 	creds, trust := a.state.get(), a.state.anchors()
 	_, notAfter, err := validity(creds)
 	if err != nil {
@@ -183,11 +258,15 @@ func (a *Agent) openAt(ctx, serving context.Context, at attempt, renew bool) (*l
 	if err != nil {
 		return nil, err
 	}
-	l := newLink(a, conn, at)
+	l := newLink(a, conn, at, of)
 	if err := l.setUp(ctx, creds, renew); err != nil {
 		code := wire.CloseNormal
 		if errors.Is(err, ErrHub) {
 			code = wire.CloseProtocol
+		}
+		if r, ok := errors.AsType[*RefusedError](err); ok && (r.Code == wire.CloseRate || r.Code == wire.CloseDrain || r.Code == wire.CloseUnavailable) {
+			a.rest(at.target, max(r.RetryAfter, drainRest))
+			a.storm(time.Now())
 		}
 		_ = conn.CloseWithError(code, "")
 		return nil, err
@@ -210,6 +289,9 @@ func (l *link) setUp(ctx context.Context, creds *identity.Credentials, renew boo
 		return err
 	}
 	l.challenge = *challenge
+	if o := l.k.other().current.Load(); l.slot == slotStandby && o != nil && o.challenge.HubUUID == challenge.HubUUID {
+		return errSameHub
+	}
 	if renew {
 		if err := tunnel.Send(l.conn, wire.Renew{Counter: creds.Counter}); err != nil {
 			return err
@@ -227,10 +309,15 @@ func (l *link) setUp(ctx context.Context, creds *identity.Credentials, renew boo
 // of the attempts of a race one registers at a time, and the next has the next counter.
 func (l *link) register(ctx context.Context, creds *identity.Credentials) error {
 	a := l.a
-	if err := a.takeTurn(ctx); err != nil {
+	select {
+	case l.k.turn <- struct{}{}:
+		defer func() { <-l.k.turn }()
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	if err := l.of.mayRegister(); err != nil {
 		return err
 	}
-	defer a.giveTurn()
 	uuid, err := wire.ParseUUID(creds.UUID)
 	if err != nil {
 		return err
@@ -238,7 +325,7 @@ func (l *link) register(ctx context.Context, creds *identity.Credentials) error 
 	l.nonce = newNonce()
 	counter := a.counter.Add(1)
 	r := wire.Register{
-		UUID: uuid, Hub: l.challenge.HubUUID, Incarnation: a.incarnation, Counter: counter, TimeNonce: l.nonce,
+		UUID: uuid, Hub: l.challenge.HubUUID, Incarnation: a.incarnation, Slot: l.slot, Counter: counter, TimeNonce: l.nonce,
 		Info: a.info(creds, counter == 1),
 	}
 	r.Signature = ed25519.Sign(creds.Key, wire.RegisterTBS(l.challenge.Nonce, r))
@@ -256,6 +343,7 @@ func (l *link) register(ctx context.Context, creds *identity.Credentials) error 
 				return fmt.Errorf("%w: its incarnation changed within a tunnel", ErrHub)
 			}
 			l.ack = *m
+			l.k.winner.Store(l.of)
 			return nil
 		case *wire.Refused:
 			return refused("register", m)
@@ -268,7 +356,7 @@ func (l *link) register(ctx context.Context, creds *identity.Credentials) error 
 	}
 }
 
-// takeTurn waits for the right to be the one that registers or joins.
+// takeTurn waits for the right to be the one that joins.
 func (a *Agent) takeTurn(ctx context.Context) error {
 	select {
 	case a.turn <- struct{}{}:

@@ -39,7 +39,7 @@ func (l *link) handle(m wire.Message) error {
 	case *wire.GoAway:
 		l.goAway(m)
 	case *wire.HubList:
-		// The signed list arrives with the hub mesh; until then the ACK carries the addresses.
+		return l.adoptHubList(m.Blob)
 	default:
 		return errors.New("not a message from a hub to a registered edge")
 	}

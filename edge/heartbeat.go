@@ -10,46 +10,146 @@ import (
 	"hawser/tunnel/wire"
 )
 
-// beater decides when to send a heartbeat and when the tunnel is dead. It has no clock: times in, decisions out.
+// pace is how closely a tunnel is watched.
+type pace uint8
+
+const (
+	paceIdle   pace = iota // no stream is on it
+	paceCalm               // streams are, on which nothing moved for a while
+	paceLively             // people are at work
+)
+
+// beater decides when to send a heartbeat and what silence means. It has no clock: times in, decisions out.
 type beater struct {
-	interval time.Duration
-	seq      uint32
-	wanted   uint32 // the oldest unanswered heartbeat that wanted an answer; 0: none
-	tries    int    // how many were sent since, that one included
-	quiet    int    // heartbeats since the last that wanted an answer
+	idle   time.Duration // the interval without streams
+	kernel bool          // an idle tunnel is watched by the kernel (TLS): one last heartbeat says that none is due, and then none is sent
+
+	seq   uint32
+	sent  time.Time     // the last; zero: none
+	early time.Duration // how much before its time the next idle one goes
+	quiet int           // heartbeats since the last that wanted an answer
+	said  bool          // the last one said that none is due
+	ask   bool          // send one now and have it answered
+
+	wanted uint32    // the oldest unanswered heartbeat that wanted an answer; 0: none
+	asked  time.Time // when it was sent
+	tries  int       // how many were sent since, that one included
+	rtt    time.Duration
+	wary   int // how often silence turned out to be slowness: each doubles the patience
 }
 
-// next returns the heartbeat to send now and how long until the next call. dead means heartbeatTries went unanswered.
-func (b *beater) next(busy bool, random func(int64) int64) (h wire.Heartbeat, wait time.Duration, dead bool) {
-	if b.wanted != 0 && b.tries >= heartbeatTries {
-		return h, 0, true
+// health is what silence means.
+type health uint8
+
+const (
+	healthy health = iota
+	suspect        // another path or tunnel is to be tried
+	dead           // the tunnel is of no use
+)
+
+func (b *beater) interval(p pace) time.Duration {
+	switch p {
+	case paceLively:
+		return min(livelyHeartbeat, b.idle)
+	case paceCalm:
+		return min(calmHeartbeat, b.idle)
 	}
+	return b.idle
+}
+
+// due is when the next heartbeat is to be sent; ok is false for never.
+func (b *beater) due(p pace) (at time.Time, ok bool) {
+	switch {
+	case b.ask || b.sent.IsZero():
+		return b.sent, true
+	case b.wanted != 0 && p == paceIdle && b.tries > 1:
+		return b.sent.Add(2 * heartbeatRetry), true
+	case b.wanted != 0:
+		return b.sent.Add(min(heartbeatRetry, b.interval(p))), true
+	case p != paceIdle:
+		return b.sent.Add(b.interval(p)), true
+	case b.kernel && b.said:
+		return time.Time{}, false
+	case b.kernel:
+		return b.sent.Add(heartbeatRetry), true
+	}
+	return b.sent.Add(b.idle - b.early), true
+}
+
+// beat returns the heartbeat to send now, if one is due.
+func (b *beater) beat(now time.Time, p pace, random func(int64) int64) (h wire.Heartbeat, ok bool) {
+	at, ok := b.due(p)
+	if !ok || now.Before(at) {
+		return h, false
+	}
+	last := b.kernel && p == paceIdle
+	want := b.ask || b.sent.IsZero() || b.wanted != 0 || p != paceIdle
 	b.seq++
-	h = wire.Heartbeat{Seq: b.seq, Interval: b.interval}
-	b.quiet++
-	if b.wanted != 0 || busy || b.quiet >= answerEvery || b.seq == 1 {
+	b.sent, b.ask, b.said = now, false, last
+	// Up to a tenth early, so that a fleet that started together does not beat together; never late, for the hub and the NAT count.
+	b.early = time.Duration(random(int64(b.idle/10) + 1))
+	h = wire.Heartbeat{Seq: b.seq}
+	if !last {
+		h.Interval = b.interval(p)
+		b.quiet++
+		want = want || b.quiet >= answerEvery
+	}
+	if want {
 		h.Flags |= wire.HeartbeatAnswerWanted
 		b.quiet = 0
 		if b.wanted == 0 {
-			b.wanted = b.seq
+			b.wanted, b.asked, b.tries = b.seq, now, 0
 		}
 		b.tries++
 	}
-	// Up to a tenth early, so that a fleet that started together does not beat together; never late, for the hub and the NAT count.
-	wait = b.interval - time.Duration(random(int64(b.interval/10)+1))
-	if b.wanted != 0 {
-		wait = min(wait, heartbeatTimeout)
+	return h, true
+}
+
+// patience is how long silence is no news: longer on a link where answers are slow anyway.
+func (b *beater) patience(p pace) time.Duration {
+	d := suspectAfter
+	if p == paceIdle {
+		d = idleSuspectAfter
 	}
-	return h, wait, false
+	return min(max(d, 3*b.rtt)<<min(b.wary, 3), maxPatience)
+}
+
+// health tells what the silence so far means, and when that may change by itself; zero: it does not.
+func (b *beater) health(now time.Time, p pace) (health, time.Time) {
+	if b.wanted == 0 || b.tries < 2 {
+		return healthy, time.Time{}
+	}
+	limit := b.asked.Add(b.patience(p))
+	switch {
+	case now.Before(limit):
+		return healthy, limit
+	case p != paceIdle:
+		return suspect, time.Time{} // as long as there are streams it may come back: the carrier's own time-out decides
+	case now.Before(limit.Add(idleMoves)):
+		return suspect, limit.Add(idleMoves)
+	}
+	return dead, time.Time{}
 }
 
 // answered notes an answer. It reports whether the interval changed.
-func (b *beater) answered(m *wire.HeartbeatAnswer) bool {
+func (b *beater) answered(now time.Time, m *wire.HeartbeatAnswer) bool {
 	if b.wanted != 0 && m.Seq >= b.wanted && m.Seq <= b.seq {
+		took := now.Sub(b.asked)
+		if m.Seq == b.wanted { // a later one proves only that it took no longer
+			b.rtt = took
+			if took >= suspectAfter && b.tries > 1 {
+				b.wary = min(b.wary+1, 3)
+			}
+		} else {
+			b.rtt = min(b.rtt, took)
+		}
+		if took < suspectAfter && b.wary > 0 && b.seq%64 == 0 {
+			b.wary--
+		}
 		b.wanted, b.tries = 0, 0
 	}
-	if next := clampHeartbeat(m.Interval); m.Interval > 0 && next != b.interval {
-		b.interval = next
+	if next := clampHeartbeat(m.Interval); m.Interval > 0 && next != b.idle {
+		b.idle = next
 		return true
 	}
 	return false
@@ -62,8 +162,28 @@ func clampHeartbeat(d time.Duration) time.Duration {
 	return min(max(d, minHeartbeat), maxHeartbeat)
 }
 
-// heartbeat keeps the tunnel's NAT mapping and finds out that it is dead. On TLS the kernel's keepalive does that while no stream is open, and it is
-// silent after one last heartbeat that says no next one is due.
+// liveliness follows the bytes of an agent's streams.
+type liveliness struct {
+	bytes uint64
+	since time.Time // when they last grew
+}
+
+// pace is that of a tunnel with these streams.
+func (v *liveliness) pace(now time.Time, streams int32, bytes uint64) pace {
+	if bytes != v.bytes || streams > 0 && v.since.IsZero() {
+		v.bytes, v.since = bytes, now
+	}
+	switch {
+	case streams == 0:
+		v.since = time.Time{}
+		return paceIdle
+	case now.Sub(v.since) < livelyFor:
+		return paceLively
+	}
+	return paceCalm
+}
+
+// heartbeat keeps the tunnel's NAT mapping, finds out that it does not answer, and then tries other paths to the hub.
 func (l *link) heartbeat(ctx context.Context) error {
 	answers := make(chan *wire.HeartbeatAnswer, 4) // full: the answer is dropped, as the network may
 	l.goDo("heartbeat answers", func(ctx context.Context) error {
@@ -82,46 +202,98 @@ func (l *link) heartbeat(ctx context.Context) error {
 			}
 		}
 	})
-	b := &beater{interval: clampHeartbeat(l.ack.Heartbeat)}
+	b := &beater{idle: clampHeartbeat(l.ack.Heartbeat), kernel: l.at.carrier == tunnel.CarrierTLS}
 	observed := l.ack.Observed
+	mover, _ := l.conn.(tunnel.Mover)
+	moves := make(chan error, 1)
+	var tried time.Time // the last move; zero: none since all was well
+	moving := false
+	move := func(now time.Time) {
+		if mover == nil || moving {
+			return
+		}
+		moving, tried = true, now
+		limit := min(max(moveTimeout, 3*b.rtt), maxPatience)
+		l.goDo("move", func(ctx context.Context) error {
+			ctx, cancel := context.WithTimeout(ctx, limit)
+			defer cancel()
+			moves <- mover.Migrate(ctx)
+			return nil
+		})
+	}
+	var life liveliness
+	var since time.Time // of the suspicion
 	timer := time.NewTimer(0)
 	defer timer.Stop()
-	silent := false
 	for {
+		now := time.Now()
+		p := life.pace(now, l.streams.Load(), l.a.moved())
+		if h, ok := b.beat(now, p, rand.Int64N); ok {
+			if err := l.sendHeartbeat(h); err != nil {
+				return err
+			}
+		}
+		state, at := b.health(now, p)
+		next, ok := b.due(p)
+		if !ok {
+			next = now.Add(time.Hour)
+		}
+		if !at.IsZero() {
+			next = earlier(next, at)
+		}
+		if p != paceIdle {
+			next = earlier(next, now.Add(time.Second)) // to see bytes move
+		}
+		if (state != healthy) != l.suspect.Load() {
+			l.suspect.Store(state != healthy)
+			since = now
+			nudge(l.k.wake)
+			if state != healthy {
+				tunnel.Info(l.a.log, "the hub does not answer", "slot", l.slot, "hub", l.challenge.HubName, "for", now.Sub(b.asked).Round(time.Millisecond))
+			}
+		}
+		switch state {
+		case dead:
+			return &wire.CloseError{Code: wire.CloseIdle, Reason: fmt.Sprintf("%d heartbeats went unanswered", b.tries)}
+		case suspect:
+			every := urgentEvery
+			if now.Sub(since) > urgentFor {
+				every = calmEvery
+			}
+			if !now.Before(tried.Add(every)) {
+				move(now)
+			}
+			next = earlier(next, tried.Add(every))
+		}
+		timer.Reset(max(next.Sub(now), heartbeatGrain))
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-l.busy:
-			if silent {
-				silent = false
-				timer.Reset(0)
+		case <-l.moved:
+			// The network changed. On QUIC a fresh path spares what waits on the old one its backed-off timer.
+			b.ask = true
+			if p != paceIdle {
+				move(time.Now())
+			}
+		case err := <-moves:
+			moving = false
+			if err == nil {
+				b.ask = true
+				tunnel.Info(l.a.log, "tunnel moved to another path", "hub", l.challenge.HubName)
+			} else {
+				tunnel.Debug(l.a.log, "tunnel not moved", "error", err)
 			}
 		case m := <-answers:
-			if b.answered(m) {
-				timer.Reset(b.interval)
-			}
+			b.answered(time.Now(), m)
 			if m.Observed.IsValid() && m.Observed != observed {
 				tunnel.Debug(l.a.log, "our address changed", "observed", m.Observed, "before", observed)
+				if m.Observed.Addr() != observed.Addr() {
+					l.a.history.add(wire.ConnEvent{Kind: wire.EventMoved, Hub: l.challenge.HubName, Carrier: uint8(l.at.carrier)})
+				}
 				observed = m.Observed
 			}
 		case <-timer.C:
-			busy := l.streams.Load() > 0
-			if !busy && b.wanted == 0 && l.at.carrier == tunnel.CarrierTLS && b.seq > 0 {
-				b.seq++
-				if err := l.sendHeartbeat(wire.Heartbeat{Seq: b.seq}); err != nil {
-					return err
-				}
-				silent = true
-				continue
-			}
-			h, wait, dead := b.next(busy, rand.Int64N)
-			if dead {
-				return &wire.CloseError{Code: wire.CloseIdle, Reason: fmt.Sprintf("%d heartbeats went unanswered", heartbeatTries)}
-			}
-			if err := l.sendHeartbeat(h); err != nil {
-				return err
-			}
-			timer.Reset(wait)
 		}
 	}
 }

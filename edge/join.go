@@ -74,8 +74,8 @@ func (a *Agent) joinOnce(ctx context.Context, token ca.Token) error {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
 	defer cancel()
 	hubs := token.Addresses
-	if len(a.cfg.Hubs) > 0 {
-		hubs = a.cfg.Hubs
+	if told := a.told(); len(told) > 0 {
+		hubs = told
 	}
 	found, err := a.resolver.resolve(ctx, hubs)
 	if err != nil {

@@ -25,8 +25,48 @@ const (
 	attemptTimeout = 30 * time.Second
 	// quicGrace is how long after a TCP win QUIC may still take over, at no cost of a second look.
 	quicGrace = 2 * time.Second
-	// settleTime is how long a replaced tunnel is kept for the sessions still on it.
-	settleTime = 10 * time.Minute
+	// lateCarrier is how much later the carrier starts that is there only in case the other is blocked.
+	lateCarrier = 3 * time.Second
+	// hubStagger is how long a hub has to answer before the next is tried beside it; one that refuses has no time at all.
+	hubStagger = 2 * time.Second
+	// retireTime is how long a replaced tunnel waits for the hub to move its streams: a second on a bad link, and as much again.
+	retireTime = 5 * time.Second
+
+	// urgentEvery is how often another path and another tunnel are tried while people wait, and calmEvery is that after urgentFor.
+	urgentEvery = time.Second
+	calmEvery   = 5 * time.Second
+	urgentFor   = 5 * time.Minute
+	// urgentTimeout bounds one urgent round: four run beside each other, and QUIC's handshake on a link of 600 ms takes half of it.
+	urgentTimeout = 6 * time.Second
+	// maxRounds is how many rounds of one slot run at once; when another is due the oldest ends.
+	maxRounds = 4
+	// urgentHubs and urgentAddresses are how many hubs, and addresses of each, one urgent round dials: bytes cost money on a link that only sends.
+	urgentHubs, urgentAddresses = 3, 2
+	// lookAgain is how often a keeper looks at what is to be done without being told.
+	lookAgain = time.Minute
+	// nudgeEvery is the least time between two acts on changes of the network.
+	nudgeEvery = 5 * time.Second
+	// sameHubRetry is when to look again for a second hub where there was only one.
+	sameHubRetry = 10 * time.Minute
+
+	// reprobe is when QUIC is tried first while the tunnel is on TLS.
+	reprobe = 5 * time.Minute
+	// returnEvery is the least time between two returns to QUIC: a network that lets it begin and then drops it must not move sessions for ever.
+	returnEvery = 10 * time.Minute
+	// maxNetworks is of how many networks it is remembered that they block UDP.
+	maxNetworks = 16
+	// restMin and restMax bound how long a hub that refused or goes away is tried last, and drainRest is that when it did not say.
+	restMin, restMax = time.Second, 10 * time.Minute
+	drainRest        = time.Minute
+	// stormLasts is how long a hub's word that it is flooded or goes away keeps the TLS racer back.
+	stormLasts = time.Minute
+	// bootSmear spreads the first registration after a boot, where the machine runs for less than bootTime.
+	bootSmear = 30 * time.Second
+	bootTime  = 2 * time.Minute
+	// meteredKeepAlive is TCP's keepalive of a metered device: 15 kB a day.
+	meteredKeepAlive = 590 * time.Second
+	// meteredLinger is how long a metered device stays on QUIC after its last stream.
+	meteredLinger = time.Minute
 
 	// defaultWindow is W of the first retry after a working tunnel, until a hub names another.
 	defaultWindow = 5 * time.Second
@@ -37,10 +77,23 @@ const (
 	refusedFloor = time.Minute
 	refusedCap   = 15 * time.Minute
 
-	// heartbeatTimeout is how long one try of a heartbeat waits for its answer.
-	heartbeatTimeout = 3 * time.Second
-	// heartbeatTries is how many unanswered tries end a tunnel.
-	heartbeatTries = 3
+	// livelyHeartbeat is the interval while bytes move on a stream, or did within livelyFor; calmHeartbeat that of a quiet one.
+	livelyHeartbeat = time.Second
+	calmHeartbeat   = 5 * time.Second
+	livelyFor       = 5 * time.Minute
+	// heartbeatRetry is when an unanswered heartbeat is sent again.
+	heartbeatRetry = time.Second
+	// suspectAfter is how long a heartbeat may go unanswered with a stream open, idleSuspectAfter without; idleMoves is what an idle tunnel then
+	// gets to find another path before it is given up.
+	suspectAfter     = 2 * time.Second
+	idleSuspectAfter = 4 * time.Second
+	idleMoves        = 3 * time.Second
+	// maxPatience bounds what slow answers make of these.
+	maxPatience = 16 * time.Second
+	// moveTimeout is what one try of another path gets, or three round trips.
+	moveTimeout = 900 * time.Millisecond
+	// heartbeatGrain keeps a rounding error from spinning.
+	heartbeatGrain = 5 * time.Millisecond
 	// defaultHeartbeat is the interval until a hub names one: below the 30 s after which most NATs forget a UDP mapping.
 	defaultHeartbeat = 25 * time.Second
 	// minHeartbeat and maxHeartbeat bound what a hub may ask for.

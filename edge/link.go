@@ -19,6 +19,12 @@ type link struct {
 	a    *Agent
 	conn tunnel.Conn
 	at   attempt
+	k    *keeper // of the slot
+	of   *round  // that made it
+	slot uint8
+	// target is the hub as it was dialled: hubTarget.key.
+	target string
+	since  time.Time // it stands
 
 	challenge wire.Challenge
 	nonce     [32]byte // that auth was asked to sign the time over
@@ -28,9 +34,10 @@ type link struct {
 	streams  atomic.Int32  // attachments on it; those streams are the agent's
 	busy     chan struct{} // nudges the heartbeat when the first comes; room for one
 	idle     chan struct{} // nudges retire when the last is gone; room for one
+	moved    chan struct{} // nudges the heartbeat when the network changed; room for one
 	away     chan struct{} // closed by GOAWAY
 	replaced chan struct{} // closed by retire
-	leaving  bool          // hold's own: it has acted on away
+	suspect  atomic.Bool   // it does not answer; the keeper is nudged when that changes
 
 	places  places            // TODO: goes when all hubs open control streams
 	renewal chan wire.Message // the answer to RENEW; room for one
@@ -40,10 +47,11 @@ type link struct {
 	err  error         // why; valid after done
 }
 
-func newLink(a *Agent, conn tunnel.Conn, at attempt) *link {
+func newLink(a *Agent, conn tunnel.Conn, at attempt, of *round) *link {
 	return &link{
-		a: a, conn: conn, at: at,
-		busy: make(chan struct{}, 1), idle: make(chan struct{}, 1), away: make(chan struct{}), replaced: make(chan struct{}),
+		a: a, conn: conn, at: at, k: of.k, of: of, slot: of.k.slot, target: at.target,
+		busy: make(chan struct{}, 1), idle: make(chan struct{}, 1), moved: make(chan struct{}, 1),
+		away: make(chan struct{}), replaced: make(chan struct{}),
 		renewal: make(chan wire.Message, 1), done: make(chan struct{}),
 	}
 }
@@ -51,7 +59,9 @@ func newLink(a *Agent, conn tunnel.Conn, at attempt) *link {
 // start runs the tunnel. The end of serving ends what its streams do, not the tunnel: that is close's.
 func (l *link) start(serving context.Context) {
 	a := l.a
-	tunnel.Info(a.log, "registered", "hub", l.challenge.HubName, "carrier", l.at.carrier, "address", l.at.addr,
+	l.since = time.Now()
+	a.history.add(wire.ConnEvent{Kind: wire.EventRegistered, Hub: l.challenge.HubName, Carrier: uint8(l.at.carrier)})
+	tunnel.Info(a.log, "registered", "slot", l.slot, "hub", l.challenge.HubName, "carrier", l.at.carrier, "address", l.at.addr,
 		"observed", l.ack.Observed, "heartbeat", l.ack.Heartbeat)
 	a.mu.Lock()
 	a.window = min(max(l.ack.RetryWindow, 0), maxWindow)
@@ -64,6 +74,7 @@ func (l *link) start(serving context.Context) {
 		}
 	}
 	l.early = nil
+	l.tellHistory()
 	l.goDo("control", l.control)
 	l.goDo("heartbeat", l.heartbeat)
 	l.goDo("renewal", l.renewLoop)
@@ -105,10 +116,11 @@ func (l *link) close(code wire.CloseCode, reason string) {
 	<-l.done
 }
 
-// retire keeps a replaced tunnel for its streams: until the last ended, settleTime, or the end of ctx.
+// retire lets a replaced tunnel go. Its streams move to the other by the hub's doing, which closes this one when it sees the newer; one that knows of none
+// is waited for a moment.
 func (l *link) retire(ctx context.Context) {
 	close(l.replaced)
-	timer := time.NewTimer(settleTime)
+	timer := time.NewTimer(retireTime)
 	defer timer.Stop()
 	for l.streams.Load() > 0 {
 		select {
@@ -117,7 +129,6 @@ func (l *link) retire(ctx context.Context) {
 		case <-timer.C:
 		case <-l.done:
 		case <-ctx.Done():
-			l.a.live.wait(time.Now().Add(shutdownGrace))
 		}
 		break
 	}

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -16,9 +17,15 @@ type attempt struct {
 	hub     string // host:port as named, for the log
 	addr    netip.AddrPort
 	delay   time.Duration
+	target  string // hubTarget.key
 }
 
-func (a attempt) String() string { return fmt.Sprintf("%s %s", a.carrier, a.addr) }
+func (a attempt) String() string {
+	if !a.addr.IsValid() {
+		return fmt.Sprintf("%s %s by proxy", a.carrier, a.hub)
+	}
+	return fmt.Sprintf("%s %s", a.carrier, a.addr)
+}
 
 // lead is how much later than its stage each carrier starts.
 type lead struct{ quic, tls time.Duration }
@@ -36,11 +43,11 @@ func planned(addrs []resolved, c Carriers, by lead) []attempt {
 	var out []attempt
 	for i, r := range addrs {
 		at := time.Duration(i) * addressStagger
-		if c != OnlyTLS {
-			out = append(out, attempt{tunnel.CarrierQUIC, r.hub, r.addr, at + by.quic})
+		if c != OnlyTLS && r.only != OnlyTLS {
+			out = append(out, attempt{carrier: tunnel.CarrierQUIC, hub: r.hub, addr: r.addr, delay: at + by.quic})
 		}
-		if c != OnlyQUIC {
-			out = append(out, attempt{tunnel.CarrierTLS, r.hub, r.addr, at + by.tls})
+		if c != OnlyQUIC && r.only != OnlyQUIC {
+			out = append(out, attempt{carrier: tunnel.CarrierTLS, hub: r.hub, addr: r.addr, delay: at + by.tls})
 		}
 	}
 	return out
@@ -196,13 +203,12 @@ func raceStages[T any](ctx context.Context, stages []stage, grace time.Duration,
 		late <- nil
 		return r, late, nil
 	}
-	err := context.Cause(ctx)
+	if err := context.Cause(ctx); err != nil || len(errs) == 0 {
+		errs = append(errs, cmp.Or(err, errNoAddress))
+	}
 	drain()
 	late <- nil
-	if err == nil {
-		err = errors.Join(append(errs, errNoAddress)[:max(len(errs), 1)]...)
-	}
-	return result[T]{}, late, err
+	return result[T]{}, late, errors.Join(errs...)
 }
 
 // A finalError is an answer that another address would repeat: a refusal by authority.

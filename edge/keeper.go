@@ -1,0 +1,486 @@
+package edge
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"hawser/tunnel"
+	"hawser/tunnel/wire"
+)
+
+// The slots of an agent's tunnels.
+const (
+	slotActive  = 0 // carries what people do
+	slotStandby = 1 // at another hub, on TLS, for the moment the first is lost
+)
+
+// purpose is what a keeper dials for.
+type purpose uint8
+
+const (
+	forNothing   purpose = iota
+	forTunnel            // there is none, or the one there is does not answer
+	forElsewhere         // the hub goes away, or the other slot is there too
+	forQUIC              // the tunnel is on TLS
+	forTLS               // a metered device has nothing to do any more
+)
+
+// keeper keeps the tunnel of one slot: it makes one, replaces it before it is closed where that can be, and makes another when it was lost.
+// Its fields are its loop's own but for those that say otherwise.
+type keeper struct {
+	a    *Agent
+	slot uint8
+	wake chan struct{} // room for one: look again at what is to be done
+	net  chan struct{} // room for one: the network changed
+
+	current atomic.Pointer[link]  // the tunnel; nil: none. Set by the loop
+	winner  atomic.Pointer[round] // that registered last: see round.mayRegister
+	turn    chan struct{}         // held from REGISTER to its answer
+
+	b        backoff
+	late     <-chan *result[*link] // what QUIC comes to after TLS won
+	leaving  bool                  // the hub said GOAWAY
+	purpose  purpose
+	next     time.Time // when a round for it is due
+	barred   time.Time // until when authority said no
+	dark     time.Time // since when nothing answers; zero: something does
+	alone    bool      // no second hub was found
+	probed   int       // tries for QUIC so far
+	returned time.Time // when QUIC last took over from TLS by a try
+	used     time.Time // when a stream was open last
+	rounds   []*round  // at work, oldest first
+	outcomes chan outcome
+	retiring sync.WaitGroup
+}
+
+// round is one race for one purpose.
+type round struct {
+	k       *keeper
+	purpose purpose
+	urgent  bool
+	base    *round // the winner when it began
+	cancel  context.CancelFunc
+}
+
+type outcome struct {
+	*round
+	link *link
+	late <-chan *result[*link]
+	err  error
+}
+
+func newKeeper(a *Agent, slot uint8) *keeper {
+	return &keeper{
+		a: a, slot: slot, wake: make(chan struct{}, 1), net: make(chan struct{}, 1), turn: make(chan struct{}, 1),
+		b: backoff{rand: rand.Int64N}, outcomes: make(chan outcome, maxRounds),
+	}
+}
+
+// errOvertaken is a registration that would fence a tunnel made meanwhile.
+var errOvertaken = errors.New("another tunnel was first")
+
+// mayRegister is asked with the turn held: a registration fences the slot's older ones, so no round registers after another that began beside it.
+func (r *round) mayRegister() error {
+	if w := r.k.winner.Load(); w != r.base && w != r {
+		return errOvertaken
+	}
+	return nil
+}
+
+// other is the keeper of the other slot.
+func (k *keeper) other() *keeper { return k.a.keepers[1-k.slot] }
+
+// run keeps the slot until ctx ends. The tunnel is then closed by stop.
+func (k *keeper) run(ctx, serving context.Context, first time.Duration) {
+	k.next = time.Now().Add(first)
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		timer.Reset(time.Until(k.act(ctx, serving)))
+		cur := k.current.Load()
+		var done, away chan struct{}
+		if cur != nil {
+			done = cur.done
+			if !k.leaving {
+				away = cur.away
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+		case <-k.wake:
+			if k.alone {
+				k.alone, k.next = false, time.Now()
+			}
+		case <-k.net:
+			k.networkChanged(cur)
+		case <-done:
+			k.lost(cur)
+		case <-away:
+			k.leaving = true
+			k.a.rest(cur.target, drainRest)
+		case r := <-k.late:
+			k.late = nil
+			if r != nil {
+				tunnel.Info(k.a.log, "QUIC replaces TLS", "hub", r.value.challenge.HubName)
+				k.adopt(serving, r.value, nil)
+			}
+		case o := <-k.outcomes:
+			k.finished(ctx, serving, o)
+		}
+	}
+}
+
+// stop ends what run left: rounds, the tunnel, those that retire. Nothing may run any more.
+func (k *keeper) stop(reason string) {
+	for _, r := range k.rounds {
+		r.cancel()
+	}
+	for range k.rounds {
+		if o := <-k.outcomes; o.link != nil {
+			k.retiring.Go(func() {
+				if r := <-o.late; r != nil {
+					r.value.close(wire.CloseNormal, reason)
+				}
+			})
+			o.link.close(wire.CloseNormal, reason)
+		}
+	}
+	if cur := k.current.Load(); cur != nil {
+		cur.close(wire.CloseNormal, reason)
+	}
+	if k.late != nil {
+		if r := <-k.late; r != nil {
+			r.value.close(wire.CloseNormal, reason)
+		}
+	}
+	k.retiring.Wait()
+}
+
+// goal is what the slot wants now.
+func (k *keeper) goal(now time.Time) purpose {
+	a, cur := k.a, k.current.Load()
+	busy := a.openStreams() > 0
+	if busy {
+		k.used = now
+	}
+	if k.slot == slotStandby && !k.wanted() {
+		return forNothing
+	}
+	switch {
+	case cur == nil:
+		return forTunnel
+	case cur.suspect.Load() && cur.streams.Load() > 0:
+		return forTunnel
+	case k.leaving:
+		return forElsewhere
+	case k.slot == slotStandby:
+		if o := k.other().current.Load(); o != nil && o.challenge.HubUUID == cur.challenge.HubUUID {
+			return forElsewhere
+		}
+		return forNothing
+	case a.cfg.Carriers != AnyCarrier:
+		return forNothing
+	case a.cfg.Metered && !busy:
+		if cur.at.carrier == tunnel.CarrierQUIC && now.Sub(k.used) >= meteredLinger {
+			return forTLS
+		}
+		return forNothing
+	case cur.at.carrier == tunnel.CarrierTLS:
+		return forQUIC
+	}
+	return forNothing
+}
+
+// wanted reports whether there is to be a standby tunnel: where there are two hubs, data is not paid for, and the active one stands or has stood.
+func (k *keeper) wanted() bool {
+	a := k.a
+	if a.cfg.Metered || a.cfg.NoStandby || a.cfg.Carriers == OnlyQUIC {
+		return false
+	}
+	return k.current.Load() != nil || k.other().winner.Load() != nil && len(a.ranked()) > 1
+}
+
+// urgent reports whether people wait: sessions are open and nothing carries them.
+func (k *keeper) urgent() bool {
+	if k.purpose != forTunnel {
+		return false
+	}
+	if k.current.Load() != nil { // one that does not answer, with streams on it
+		return true
+	}
+	o := k.other().current.Load()
+	return k.slot == slotActive && k.a.openStreams() > 0 && (o == nil || o.suspect.Load())
+}
+
+// act does what is due and returns when to look again.
+func (k *keeper) act(ctx, serving context.Context) time.Time {
+	now := time.Now()
+	if p := k.goal(now); p != k.purpose {
+		k.change(p, now)
+	}
+	cur := k.current.Load()
+	look := now.Add(lookAgain)
+	if k.a.cfg.Metered && cur != nil && cur.at.carrier == tunnel.CarrierQUIC {
+		look = now.Add(min(lookAgain, max(meteredLinger-now.Sub(k.used), time.Second)))
+	}
+	if k.purpose == forNothing {
+		k.dark = time.Time{}
+		if k.slot == slotStandby && cur != nil && !k.wanted() {
+			k.retire(serving, cur)
+			k.current.Store(nil)
+		}
+		return look
+	}
+	due, every, most := k.next, time.Duration(0), 1
+	if k.urgent() {
+		if k.dark.IsZero() {
+			k.dark, due = now, now
+		}
+		every, most = urgentEvery, maxRounds
+		if now.Sub(k.dark) > urgentFor {
+			every = calmEvery
+		}
+		if due.After(now.Add(every)) {
+			due = now.Add(every)
+		}
+	} else {
+		k.dark = time.Time{}
+	}
+	if due.Before(k.barred) {
+		due = k.barred
+	}
+	if due.After(now) {
+		return earlier(look, due)
+	}
+	if len(k.rounds) >= most {
+		if every == 0 {
+			return look // its outcome wakes the loop
+		}
+		k.rounds[0].cancel() // the oldest had its chance
+		k.next = now.Add(every)
+		return k.next
+	}
+	k.begin(ctx, serving, every > 0)
+	if every > 0 {
+		k.next = now.Add(every)
+	} else {
+		k.next = now.Add(attemptTimeout)
+	}
+	return earlier(look, k.next)
+}
+
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// change sets another purpose. Rounds for the last one are over.
+func (k *keeper) change(p purpose, now time.Time) {
+	for _, r := range k.rounds {
+		if r.purpose != p {
+			r.cancel()
+		}
+	}
+	k.purpose = p
+	switch p {
+	case forTunnel:
+		switch { // where there is none, lost or run has said when
+		case k.current.Load() != nil:
+			k.next = now
+		case k.slot == slotStandby && k.next.Before(now):
+			k.next = now.Add(k.b.upTo(k.window()))
+		}
+	case forElsewhere, forTLS:
+		k.next = now
+	case forQUIC:
+		k.probed = 0
+		k.next = k.probeAt(now)
+		if k.a.cfg.Metered {
+			k.next = now // people have come
+		}
+	}
+}
+
+// probeAt is when QUIC is tried next.
+func (k *keeper) probeAt(now time.Time) time.Time {
+	at := now.Add(k.a.probeAfter(k.probed))
+	if again := k.returned.Add(returnEvery); !k.returned.IsZero() && at.Before(again) {
+		return again
+	}
+	return at
+}
+
+// begin starts a round.
+func (k *keeper) begin(ctx, serving context.Context, urgent bool) {
+	limit := attemptTimeout
+	if urgent {
+		limit = urgentTimeout
+	}
+	rctx, cancel := context.WithTimeout(ctx, limit)
+	r := &round{k: k, purpose: k.purpose, urgent: urgent, base: k.winner.Load(), cancel: cancel}
+	k.rounds = append(k.rounds, r)
+	go func() {
+		o := outcome{round: r, err: errInternal}
+		defer func() { k.outcomes <- o }() // room for all: maxRounds
+		defer k.a.guard("dialling", nil)
+		o.link, o.late, o.err = k.a.connect(rctx, serving, r)
+	}()
+}
+
+var errInternal = errors.New("internal error")
+
+// finished takes what a round came to.
+func (k *keeper) finished(ctx, serving context.Context, o outcome) {
+	for i, r := range k.rounds {
+		if r == o.round {
+			k.rounds = append(k.rounds[:i:i], k.rounds[i+1:]...)
+			break
+		}
+	}
+	now := time.Now()
+	if o.err == nil {
+		cur := k.current.Load()
+		if cur != nil && o.purpose == forQUIC {
+			k.returned, k.probed = now, 0
+			if cur.at.carrier == tunnel.CarrierTLS {
+				tunnel.Info(k.a.log, "QUIC works again", "hub", o.link.challenge.HubName)
+				k.a.history.add(wire.ConnEvent{Kind: wire.EventCarrier, Hub: o.link.challenge.HubName, Carrier: uint8(tunnel.CarrierQUIC)})
+			}
+		}
+		k.adopt(serving, o.link, o.late)
+		return
+	}
+	o.cancel()
+	if ctx.Err() != nil || o.purpose != k.purpose || errors.Is(o.err, errOvertaken) || errors.Is(o.err, context.Canceled) {
+		return
+	}
+	if k.purpose == forQUIC {
+		k.probed++
+		k.next = k.probeAt(now)
+		tunnel.Debug(k.a.log, "QUIC is still blocked", "error", o.err, "retry", k.next.Sub(now).Round(time.Second))
+		return
+	}
+	if errors.Is(o.err, errSameHub) {
+		k.next, k.alone = now.Add(sameHubRetry), true
+		tunnel.Debug(k.a.log, "no other hub for a second tunnel", "error", o.err)
+		return
+	}
+	wait := k.a.retryDelay(&k.b, o.err)
+	if r, ok := errors.AsType[*RefusedError](o.err); ok && (r.authority() || r.RetryAfter > 0) {
+		k.barred = now.Add(wait)
+	}
+	if k.a.storming(now) {
+		wait *= 2
+	}
+	if !o.urgent {
+		k.next = now.Add(wait)
+	}
+	tunnel.Warn(k.a.log, "no tunnel", "slot", k.slot, "error", o.err, "retry", time.Until(k.next).Round(time.Millisecond))
+}
+
+// adopt makes a registered tunnel the slot's.
+func (k *keeper) adopt(serving context.Context, l *link, late <-chan *result[*link]) {
+	if k.late != nil {
+		k.discardLate(k.late)
+	}
+	old := k.current.Load()
+	k.late, k.leaving, k.dark, k.barred = late, false, time.Time{}, time.Time{}
+	k.current.Store(l)
+	for _, r := range k.rounds {
+		r.cancel()
+	}
+	if old != nil {
+		k.retire(serving, old)
+	}
+	nudge(k.other().wake)
+}
+
+// discardLate closes what comes late for a tunnel that is gone.
+func (k *keeper) discardLate(late <-chan *result[*link]) {
+	k.retiring.Go(func() {
+		if r := <-late; r != nil && r.value != k.current.Load() {
+			r.value.close(wire.CloseNormal, errOvertaken.Error())
+		}
+	})
+}
+
+func (k *keeper) retire(serving context.Context, l *link) {
+	k.retiring.Go(func() { l.retire(serving) })
+}
+
+// lost acts on the end of the tunnel.
+func (k *keeper) lost(l *link) {
+	a, now := k.a, time.Now()
+	k.current.Store(nil)
+	k.b.window = k.window()
+	ev := wire.ConnEvent{Kind: wire.EventLost, Hub: l.challenge.HubName, Carrier: uint8(l.at.carrier), Text: l.err.Error()}
+	var wait time.Duration
+	if now.Sub(l.since) >= healthyAfter {
+		wait = k.b.afterLoss()
+	} else {
+		wait = k.b.afterFailure() // a tunnel that dies at once is no reason to come back at once
+	}
+	if c, ok := errors.AsType[*wire.CloseError](l.err); ok && c.Remote {
+		ev.Kind, ev.Code, ev.Text = wire.EventClosed, c.Code, c.Reason
+		switch c.Code {
+		case wire.CloseAuth, wire.CloseBanned, wire.CloseClone, wire.CloseUpgrade:
+			wait = k.b.afterRefusal()
+			k.barred = now.Add(wait)
+		case wire.CloseRate, wire.CloseDrain, wire.CloseUnavailable:
+			a.storm(now)
+			a.rest(l.target, max(c.RetryAfter, drainRest))
+		default:
+			if c.RetryAfter > 0 {
+				wait = k.b.atLeast(c.RetryAfter)
+				k.barred = now.Add(wait)
+			}
+		}
+	}
+	if k.late != nil {
+		wait = max(wait, quicGrace) // the hub fenced the TLS tunnel for the QUIC one that is on its way here
+	}
+	a.history.add(ev)
+	k.next, k.leaving = now.Add(wait), false
+	k.purpose = forTunnel
+	tunnel.Warn(a.log, "tunnel lost", "slot", k.slot, "hub", l.challenge.HubName, "error", l.err, "retry", wait.Round(time.Millisecond))
+	nudge(k.other().wake)
+}
+
+// window is W: the signed list's, or that of the last ACK.
+func (k *keeper) window() time.Duration {
+	k.a.mu.Lock()
+	defer k.a.mu.Unlock()
+	return cmp.Or(k.a.list.Window, k.a.window, defaultWindow)
+}
+
+// networkChanged makes use of the change: what waited for a timer is tried now.
+func (k *keeper) networkChanged(cur *link) {
+	now := time.Now()
+	if cur != nil {
+		nudge(cur.moved)
+	}
+	switch k.purpose {
+	case forTunnel, forElsewhere:
+		k.b.last = 0
+		k.next = now
+		if len(k.rounds) > 0 { // those at work dial from where we were
+			for _, r := range k.rounds {
+				r.cancel()
+			}
+		}
+	case forQUIC:
+		k.probed = 0
+		if k.returned.IsZero() || now.Sub(k.returned) >= returnEvery {
+			k.next = now
+		}
+	}
+}
