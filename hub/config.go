@@ -34,6 +34,8 @@ type Config struct {
 	// AdmitRate is how many handshakes of devices a second are admitted; 0: 50, or what lets all devices of the cluster return to the
 	// hubs that are up within 30 s, whichever is more.
 	AdmitRate int
+	// NoLinkNotice keeps from people's terminals that a device's link is lost, and back.
+	NoLinkNotice bool
 	// MaxUnauthenticated bounds SSH connections that have not authenticated yet, in all; 0: 200.
 	MaxUnauthenticated int
 	// MaxUnauthenticatedPerSource bounds the same per source address (IPv6: /64); 0: 32.
@@ -50,8 +52,8 @@ type Config struct {
 const (
 	defaultSSHListen          = ":22"
 	defaultTunnelListen       = ":443"
-	defaultUnauthenticated    = 200              // about 3 MB of handshake state
-	defaultUnauthenticatedSrc = 32               // a build farm behind one NAT, not one attacker
+	defaultUnauthenticated    = 200 // about 3 MB of handshake state
+	defaultUnauthenticatedSrc = 32  // a build farm behind one NAT, not one attacker
 	defaultDrainTimeout       = 30 * time.Second
 	defaultHandshakeTimeout   = 20 * time.Second // 3 RTT on the worst satellite link, and a touch on a security key
 )

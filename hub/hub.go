@@ -117,7 +117,8 @@ func (h *Hub) Run(ctx context.Context) error {
 	h.front = front.New(front.Config{
 		Backend: &backend{h}, HostKey: signer, Certificate: h.auth.HostCertificate, HandshakeTimeout: h.config.HandshakeTimeout,
 		MaxUnauthenticated: h.config.MaxUnauthenticated, MaxUnauthenticatedPerSource: h.config.MaxUnauthenticatedPerSource,
-		HubName: h.auth.Credentials().Name, Logger: h.config.Logger, Now: h.config.Now,
+		NoNotice: h.config.NoLinkNotice, StatesChanged: h.auth.SessionsDirty, HubName: h.auth.Credentials().Name,
+		Logger: h.config.Logger, Now: h.config.Now,
 	})
 	resetKey, err := statelessResetKey(dir)
 	if err != nil {

@@ -267,4 +267,3 @@ func (h *Hub) readOther(ctx context.Context, l *quicconn.Listener) {
 		h.probes.take(b[:n], from, time.Now())
 	}
 }
-

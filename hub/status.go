@@ -2,8 +2,10 @@ package hub
 
 import (
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"time"
 
 	"hawser/tunnel/identity"
@@ -11,9 +13,12 @@ import (
 
 // Status is what a state directory tells of its hub.
 type Status struct {
-	Name, UUID, Cluster string
-	NotAfter            time.Time // of the identity, which a running hub renews
-	Running             bool
+	Name     string      `json:"name"`
+	UUID     string      `json:"uuid"`
+	Cluster  string      `json:"cluster"`
+	NotAfter time.Time   `json:"expires"` // of the identity, which a running hub renews
+	Running  bool        `json:"running"`
+	Live     *LiveStatus `json:"live,omitempty"` // of a running hub that answered
 }
 
 // ReadStatus reads a state directory, whether a hub runs on it or not.
@@ -31,7 +36,24 @@ func ReadStatus(data string) (Status, error) {
 	if err != nil {
 		return Status{}, fmt.Errorf("read identity: %w", err)
 	}
-	return Status{
+	st := Status{
 		Name: c.Name, UUID: c.UUID, Cluster: c.Cluster, NotAfter: leaf.NotAfter, Running: errors.Is(dir.Lock(), identity.ErrLocked),
-	}, nil
+	}
+	if st.Running {
+		st.Live = askStatus(data) // a hub that starts or ends does not answer, and runs all the same
+	}
+	return st, nil
+}
+
+func askStatus(data string) *LiveStatus {
+	c, err := askLocal(data, localStatus)
+	if err != nil {
+		return nil
+	}
+	defer func() { _ = c.Close() }()
+	l := new(LiveStatus)
+	if err := json.NewDecoder(io.LimitReader(c, 1<<20)).Decode(l); err != nil {
+		return nil
+	}
+	return l
 }

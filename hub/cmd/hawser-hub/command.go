@@ -1,11 +1,18 @@
 package main
 
 import (
+	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"os"
+	"os/signal"
+	"strings"
+	"sync"
+	"syscall"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,7 +31,7 @@ func command() *cobra.Command {
 		Args:          cobra.NoArgs,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(runCommand(), checkCommand(), statusCommand())
+	root.AddCommand(runCommand(), checkCommand(), statusCommand(), drainCommand())
 	return root
 }
 
@@ -41,7 +48,11 @@ func runCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "run --data DIR [--token TOKEN] [--ssh ADDR] [--tunnel ADDR] [--public HOST]...",
 		Short: "Run the hub; the first run joins with a token of `hawser token create --kind hub`",
-		Args:  noArgs,
+		Long: `Run the hub; the first run joins with a token of "hawser token create --kind hub".
+
+SIGTERM and "hawser-hub drain" end it in good order: devices are told to register at another hub and their streams follow, people are
+told, and it exits 0 when nobody is left or --drain-timeout is over. A second signal ends it at once.`,
+		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := s.load(cmd.Flags())
 			if err != nil {
@@ -52,7 +63,26 @@ func runCommand() *cobra.Command {
 			if err != nil {
 				return &usageError{err}
 			}
-			return h.Run(cmd.Context())
+			ctx, cancel := context.WithCancel(cmd.Context())
+			defer cancel()
+			signals := make(chan os.Signal, 2)
+			signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
+			defer signal.Stop(signals)
+			done := make(chan struct{})
+			var wg sync.WaitGroup
+			defer wg.Wait()
+			defer close(done)
+			wg.Go(func() {
+				for _, end := range []func(){h.Drain, cancel} {
+					select {
+					case <-signals:
+						end()
+					case <-done:
+						return
+					}
+				}
+			})
+			return h.Run(ctx)
 		},
 	}
 	s.flags(cmd.Flags())
@@ -77,9 +107,45 @@ func checkCommand() *cobra.Command {
 			if c.Token != "" {
 				token = "[redacted]"
 			}
-			_, err = fmt.Fprintf(cmd.OutOrStdout(), "data: %q\ntoken: %q\nauth: %q\nssh: %q\ntunnel: %q\npublic: %q\n",
-				c.Data, token, c.AuthAddr, c.SSHListen, c.TunnelListen, c.Public)
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "data: %q\ntoken: %q\nauth: %q\nssh: %q\ntunnel: %q\nzone: %q\npublic: %q\n"+
+				"public-ssh: %q\ndrain-timeout: %s\nadmit-rate: %d\nlink-notice: %t\n",
+				c.Data, token, c.AuthAddr, c.SSHListen, c.TunnelListen, c.Zone, c.Public, c.PublicSSH, c.DrainTimeout, c.AdmitRate, !c.NoLinkNotice)
 			return err
+		},
+	}
+	s.flags(cmd.Flags())
+	return cmd
+}
+
+// dataOf is the state directory of a command about a running hub.
+func dataOf(cmd *cobra.Command, s *settings) (string, error) {
+	c, err := s.load(cmd.Flags())
+	if err != nil {
+		return "", &usageError{err}
+	}
+	if c.Data == "" {
+		return "", &usageError{errors.New("no directory given; set --data DIR")}
+	}
+	if _, err := os.Stat(c.Data); err != nil {
+		return "", fmt.Errorf("read %s: %w", c.Data, err)
+	}
+	return c.Data, nil
+}
+
+func drainCommand() *cobra.Command {
+	s := new(settings)
+	cmd := &cobra.Command{
+		Use:   "drain --data DIR",
+		Short: "End the running hub in good order, and wait for that",
+		Args:  noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			data, err := dataOf(cmd, s)
+			if err != nil {
+				return err
+			}
+			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
+			defer stop()
+			return hub.DrainRunning(ctx, data)
 		},
 	}
 	s.flags(cmd.Flags())
@@ -88,38 +154,76 @@ func checkCommand() *cobra.Command {
 
 func statusCommand() *cobra.Command {
 	s := new(settings)
+	output := "text"
 	cmd := &cobra.Command{
-		Use:   "status",
-		Short: "Show the identity in --data, and whether a hub runs with it",
+		Use:   "status --data DIR",
+		Short: "Show the identity in --data, and what the hub that runs with it is doing",
 		Args:  noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := s.load(cmd.Flags())
-			if err != nil {
-				return &usageError{err}
+			if output != "text" && output != "json" {
+				return &usageError{fmt.Errorf("-o %q: text or json", output)}
 			}
-			if c.Data == "" {
-				return &usageError{errors.New("no directory given; set --data DIR")}
-			}
-			if _, err := os.Stat(c.Data); err != nil {
-				return fmt.Errorf("read %s: %w", c.Data, err)
-			}
-			st, err := hub.ReadStatus(c.Data)
+			data, err := dataOf(cmd, s)
 			if err != nil {
 				return err
+			}
+			st, err := hub.ReadStatus(data)
+			if err != nil {
+				return err
+			}
+			if output == "json" {
+				e := json.NewEncoder(cmd.OutOrStdout())
+				e.SetIndent("", "  ")
+				return e.Encode(st)
 			}
 			return printStatus(cmd.OutOrStdout(), st)
 		},
 	}
 	s.flags(cmd.Flags())
+	cmd.Flags().StringVarP(&output, "output", "o", output, "text or json")
 	return cmd
 }
 
 func printStatus(w io.Writer, st hub.Status) error {
+	t := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	line := func(key, format string, args ...any) { fmt.Fprintf(t, key+":\t"+format+"\n", args...) }
+	line("name", "%s", st.Name)
+	line("uuid", "%s", st.UUID)
+	line("cluster", "%s", st.Cluster)
 	running := "no"
 	if st.Running {
 		running = "yes"
 	}
-	_, err := fmt.Fprintf(w, "name:     %s\nuuid:     %s\ncluster:  %s\nrunning:  %s\nexpires:  %s\n",
-		st.Name, st.UUID, st.Cluster, running, st.NotAfter.UTC().Format(time.RFC3339))
-	return err
+	line("running", "%s", running)
+	line("expires", "%s", st.NotAfter.UTC().Format(time.RFC3339))
+	if l := st.Live; l != nil {
+		line("version", "%s", l.Version)
+		line("up", "%s", time.Since(l.Started).Round(time.Second))
+		if l.Zone != "" {
+			line("zone", "%s", l.Zone)
+		}
+		line("ssh", "%s", strings.Join(l.SSH, " "))
+		line("tunnel", "%s", strings.Join(l.Tunnel, " "))
+		auth := "reached"
+		if !l.AuthSynced {
+			auth = "not reached since the start"
+		}
+		line("auth", "%s", auth)
+		n := l.Tunnels
+		line("tunnels", "%d active, %d standby (%d quic, %d tls of which %d parked), %d silent, %d streams",
+			n.Active, n.Standby, n.QUIC, n.TLS, n.Parked, n.Silent, n.Streams)
+		line("sessions", "%d", l.Sessions)
+		line("refused handshakes", "%d", l.Refused)
+		for _, x := range l.Hubs {
+			zone := ""
+			if x.Zone != "" {
+				zone = ", zone " + x.Zone
+			}
+			line("hub "+x.Name, "%s%s", x.State, zone)
+		}
+		if l.Drain != nil {
+			line("draining", "until %s", l.Drain.Deadline.UTC().Format(time.RFC3339))
+		}
+	}
+	return t.Flush()
 }

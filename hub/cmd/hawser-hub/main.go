@@ -6,8 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/signal"
-	"syscall"
 )
 
 // Exit codes, as everywhere in Hawser.
@@ -17,15 +15,11 @@ const (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	cmd := command()
-	err := cmd.ExecuteContext(ctx)
+	err := command().ExecuteContext(context.Background())
 	if err == nil {
 		return
 	}
 	fmt.Fprintln(os.Stderr, "hawser-hub:", err)
-	stop()
 	if _, ok := errors.AsType[*usageError](err); ok {
 		os.Exit(exitUsage)
 	}

@@ -7,7 +7,9 @@ import (
 	"io"
 	"log/slog"
 	"os"
+	"strconv"
 	"strings"
+	"time"
 
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
@@ -17,14 +19,19 @@ import (
 
 // settings are flags; where one is not given, the environment's HAWSER_NAME holds, then the file's key, then the default.
 type settings struct {
-	Config  string   `yaml:"-"`
-	Data    string   `yaml:"data"`
-	Token   string   `yaml:"token"`
-	Auth    string   `yaml:"auth"`
-	SSH     string   `yaml:"ssh"`
-	Tunnel  string   `yaml:"tunnel"`
-	Public  []string `yaml:"public"`
-	Verbose bool     `yaml:"verbose"`
+	Config       string        `yaml:"-"`
+	Data         string        `yaml:"data"`
+	Token        string        `yaml:"token"`
+	Auth         string        `yaml:"auth"`
+	SSH          string        `yaml:"ssh"`
+	Tunnel       string        `yaml:"tunnel"`
+	Zone         string        `yaml:"zone"`
+	Public       []string      `yaml:"public"`
+	PublicSSH    []string      `yaml:"public-ssh"`
+	DrainTimeout time.Duration `yaml:"drain-timeout"`
+	AdmitRate    int           `yaml:"admit-rate"`
+	LinkNotice   string        `yaml:"link-notice"`
+	Verbose      bool          `yaml:"verbose"`
 }
 
 func (s *settings) flags(f *pflag.FlagSet) {
@@ -34,7 +41,13 @@ func (s *settings) flags(f *pflag.FlagSet) {
 	f.StringVar(&s.Auth, "auth", "", "host:port of the auth service, if not the token's (HAWSER_AUTH)")
 	f.StringVar(&s.SSH, "ssh", "", "where people connect, host:port (HAWSER_SSH; :22)")
 	f.StringVar(&s.Tunnel, "tunnel", "", "where devices connect, UDP and TCP, host:port (HAWSER_TUNNEL; :443)")
-	f.StringSliceVar(&s.Public, "public", nil, "name or address by which people and devices reach this hub (HAWSER_PUBLIC, comma-separated)")
+	f.StringVar(&s.Zone, "zone", "", "what this hub shares its fate with, as a room or a provider: a device's two tunnels go to two zones (HAWSER_ZONE)")
+	f.StringSliceVar(&s.Public, "public", nil,
+		"HOST[:PORT] by which devices reach this hub, and people by the same HOST; PORT where another one is forwarded (HAWSER_PUBLIC, comma-separated)")
+	f.StringSliceVar(&s.PublicSSH, "public-ssh", nil, "HOST[:PORT] by which people reach this hub, if not as --public (HAWSER_PUBLIC_SSH)")
+	f.DurationVar(&s.DrainTimeout, "drain-timeout", 0, "how long ending takes at most, to hand over devices and people (HAWSER_DRAIN_TIMEOUT; 30s)")
+	f.IntVar(&s.AdmitRate, "admit-rate", 0, "handshakes of devices a second; the rest come again (HAWSER_ADMIT_RATE; 50 or more, by the fleet's size)")
+	f.StringVar(&s.LinkNotice, "link-notice", "", "on or off: tell people on their terminal that a device's link is lost (HAWSER_LINK_NOTICE; on)")
 	f.BoolVarP(&s.Verbose, "verbose", "v", false, "log more (HAWSER_VERBOSE=1)")
 }
 
@@ -47,7 +60,9 @@ func (s *settings) level() slog.Level {
 
 // load fills what no flag set from the environment and the file.
 func (s *settings) load(f *pflag.FlagSet) (hub.Config, error) {
-	env := func(name string) (string, bool) { return os.LookupEnv("HAWSER_" + strings.ToUpper(name)) }
+	env := func(name string) (string, bool) {
+		return os.LookupEnv("HAWSER_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_")))
+	}
 	if v, ok := env("config"); ok && !f.Changed("config") {
 		s.Config = v
 	}
@@ -68,7 +83,7 @@ func (s *settings) load(f *pflag.FlagSet) (hub.Config, error) {
 		to, from *string
 	}{
 		{"data", &s.Data, &file.Data}, {"token", &s.Token, &file.Token}, {"auth", &s.Auth, &file.Auth}, {"ssh", &s.SSH, &file.SSH},
-		{"tunnel", &s.Tunnel, &file.Tunnel},
+		{"tunnel", &s.Tunnel, &file.Tunnel}, {"zone", &s.Zone, &file.Zone}, {"link-notice", &s.LinkNotice, &file.LinkNotice},
 	} {
 		if f.Changed(x.name) {
 			continue
@@ -79,10 +94,34 @@ func (s *settings) load(f *pflag.FlagSet) (hub.Config, error) {
 			*x.to = *x.from
 		}
 	}
-	if !f.Changed("public") {
-		s.Public = file.Public
-		if v, ok := env("public"); ok {
-			s.Public = strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' })
+	for _, x := range []struct {
+		name     string
+		to, from *[]string
+	}{{"public", &s.Public, &file.Public}, {"public-ssh", &s.PublicSSH, &file.PublicSSH}} {
+		if f.Changed(x.name) {
+			continue
+		}
+		*x.to = *x.from
+		if v, ok := env(x.name); ok {
+			*x.to = strings.FieldsFunc(v, func(r rune) bool { return r == ',' || r == ' ' })
+		}
+	}
+	if !f.Changed("drain-timeout") {
+		s.DrainTimeout = file.DrainTimeout
+		if v, ok := env("drain-timeout"); ok {
+			var err error
+			if s.DrainTimeout, err = time.ParseDuration(v); err != nil {
+				return hub.Config{}, fmt.Errorf("HAWSER_DRAIN_TIMEOUT: %w; give it as 30s", err)
+			}
+		}
+	}
+	if !f.Changed("admit-rate") {
+		s.AdmitRate = file.AdmitRate
+		if v, ok := env("admit-rate"); ok {
+			var err error
+			if s.AdmitRate, err = strconv.Atoi(v); err != nil {
+				return hub.Config{}, fmt.Errorf("HAWSER_ADMIT_RATE: %q is not a number", v)
+			}
 		}
 	}
 	if !f.Changed("verbose") {
@@ -91,7 +130,11 @@ func (s *settings) load(f *pflag.FlagSet) (hub.Config, error) {
 			s.Verbose = v != "" && v != "0" && v != "false"
 		}
 	}
+	if s.LinkNotice != "" && s.LinkNotice != "on" && s.LinkNotice != "off" {
+		return hub.Config{}, fmt.Errorf("link-notice: %q is neither on nor off", s.LinkNotice)
+	}
 	return hub.Config{
-		Data: s.Data, Token: s.Token, AuthAddr: s.Auth, SSHListen: s.SSH, TunnelListen: s.Tunnel, Public: s.Public,
+		Data: s.Data, Token: s.Token, AuthAddr: s.Auth, SSHListen: s.SSH, TunnelListen: s.Tunnel, Zone: s.Zone,
+		Public: s.Public, PublicSSH: s.PublicSSH, DrainTimeout: s.DrainTimeout, AdmitRate: s.AdmitRate, NoLinkNotice: s.LinkNotice == "off",
 	}, nil
 }
