@@ -39,24 +39,31 @@ func (h *Hub) report(id wire.UUID) {
 	h.auth.Dirty()
 }
 
-func (h *Hub) state(id wire.UUID) *api.DeviceState {
-	t := h.registry.Lookup(id)
-	if t == nil {
+// states is what this hub has of a device: one of each tunnel, or how the last one ended.
+func (h *Hub) states(id wire.UUID) []*api.DeviceState {
+	tunnels := h.registry.Tunnels(id)
+	if len(tunnels) == 0 {
 		d := &api.DeviceState{Uuid: id.String()}
 		if end, ok := h.ends.get(id); ok {
 			d.Reason, d.SinceUnix = end.reason, end.at.Unix()
 		}
-		return d
+		return []*api.DeviceState{d}
 	}
-	return deviceState(t)
+	states := make([]*api.DeviceState, 0, len(tunnels))
+	for _, t := range tunnels {
+		states = append(states, h.deviceState(t))
+	}
+	return states
 }
 
-func deviceState(t *registry.Tunnel) *api.DeviceState {
+func (h *Hub) deviceState(t *registry.Tunnel) *api.DeviceState {
 	i, held := t.Info(), t.Held()
+	s := h.tunnels.of(t.Conn)
 	return &api.DeviceState{
 		Uuid: t.UUID.String(), Online: true, Incarnation: t.Incarnation[:], Carrier: t.Conn.Carrier().String(),
 		Observed: t.Conn.RemoteAddr().String(), Hostname: i.Hostname, AgentVersion: i.AgentVersion, Arch: i.Arch, Os: i.OS,
 		Addresses: i.Addresses, SinceUnix: t.Since.Unix(), PolicyRevision: held.Policy, LocksRevision: held.Locks, Uid: i.UID,
+		Slot: uint32(t.Slot), Silent: s != nil && s.isSilent(),
 	}
 }
 
@@ -69,7 +76,7 @@ func (h *Hub) events() authclient.Events {
 			h.broadcast(wire.Locks{Revision: revision, Blob: blob})
 		},
 		Device: func(d *authclient.Device) {
-			if t := h.registry.Lookup(d.UUID); t != nil {
+			for _, t := range h.registry.Tunnels(d.UUID) {
 				h.send(t, wire.Policy{Blob: d.Policy})
 			}
 		},
@@ -99,20 +106,18 @@ func (h *Hub) events() authclient.Events {
 			if full {
 				seen := make(map[wire.UUID]bool)
 				for _, t := range h.registry.All() {
-					if !seen[t.UUID] {
-						seen[t.UUID] = true
-						states = append(states, deviceState(t))
-					}
+					seen[t.UUID] = true
+					states = append(states, h.deviceState(t))
 				}
 				for _, id := range h.ends.recent(h.config.Now()) {
 					if !seen[id] {
-						states = append(states, h.state(id))
+						states = append(states, h.states(id)...)
 					}
 				}
 				return states
 			}
 			for id := range ids {
-				states = append(states, h.state(id))
+				states = append(states, h.states(id)...)
 			}
 			return states
 		},

@@ -494,11 +494,15 @@ func (e *tunnelEnds) recent(now time.Time) []wire.UUID {
 
 // setSilent says whether a tunnel's heartbeats are overdue.
 func (h *Hub) setSilent(t *registry.Tunnel, silent bool) {
+	h.registry.SetSilent(t, silent)
 	h.config.Logger.Info("heartbeats", "device", t.Name, "overdue", silent)
 	h.report(t.UUID)
 }
 
-func (h *Hub) infoChanged(t *registry.Tunnel) { h.report(t.UUID) }
+func (h *Hub) infoChanged(t *registry.Tunnel) {
+	h.registry.InfoChanged(t)
+	h.report(t.UUID)
+}
 
 // hubStatus is how another hub is, as far as this one knows.
 func (h *Hub) hubStatus(id wire.UUID) wire.HubStatus {

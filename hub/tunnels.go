@@ -230,6 +230,7 @@ func (h *Hub) converse(c tunnel.Conn, p peer) error {
 		Version: wire.Version, HubUUID: h.auth.UUID(), HubName: creds.Name, Cluster: creds.Cluster, HubIncarnation: h.incarnation,
 	}
 	_, _ = rand.Read(challenge.Nonce[:]) // never fails
+	challenged := h.registry.Clock(h.config.Now())
 	if err := tunnel.Send(c, challenge); err != nil {
 		return err
 	}
@@ -263,7 +264,7 @@ func (h *Hub) converse(c tunnel.Conn, p peer) error {
 		case mayJoin:
 			return refuse(c, wire.CloseAuth, "join first", 0)
 		}
-		return h.register(c, p, challenge, m)
+		return h.register(c, p, challenge, challenged, m)
 	}
 	return &wire.CloseError{Code: wire.CloseNotRegistered, Reason: "REGISTER, JOIN or RENEW was due"}
 }
@@ -333,7 +334,7 @@ func (h *Hub) renewDevice(c tunnel.Conn, p peer, m *wire.Renew) error {
 
 // register checks a REGISTER, gives the edge all it must hold, and acknowledges: from then on the device is reachable here, and its
 // tunnel served.
-func (h *Hub) register(c tunnel.Conn, p peer, challenge wire.Challenge, m *wire.Register) error {
+func (h *Hub) register(c tunnel.Conn, p peer, challenge wire.Challenge, challenged wire.Stamp, m *wire.Register) error {
 	switch {
 	case h.draining.Load():
 		return refuse(c, wire.CloseDrain, "this hub is going down; take another", retryWindow)
@@ -350,6 +351,7 @@ func (h *Hub) register(c tunnel.Conn, p peer, challenge wire.Challenge, m *wire.
 	}
 	t := &registry.Tunnel{
 		Conn: c, UUID: p.uuid, Name: device.Name, Incarnation: m.Incarnation, Slot: m.Slot, Counter: m.Counter, Since: h.config.Now(),
+		Nonce: challenge.Nonce, Signature: m.Signature, Challenged: challenged,
 	}
 	t.SetInfo(m.Info)
 	lockRevision, locks := h.auth.Cache.Locks()
