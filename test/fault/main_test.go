@@ -93,8 +93,14 @@ func printTable() {
 // judge ends the streams, records a line for each and fails the test where a byte or the bound was missed. since is when the pause begins to count.
 func judge(t *testing.T, row, carrier string, streams []*harness.Stream, since time.Time, bound time.Duration) {
 	t.Helper()
-	for _, x := range streams {
-		c := x.Finish(15 * time.Second)
+	counts := make([]harness.Count, len(streams))
+	var wg sync.WaitGroup
+	for i, x := range streams {
+		wg.Go(func() { counts[i] = x.Finish(15 * time.Second) })
+	}
+	wg.Wait()
+	for i, x := range streams {
+		c := counts[i]
 		l := line{row: row, carrier: carrier, what: string(x.Kind), lines: c.Lines(), lost: c.Lost(), repeated: c.Repeated(), figure: c.Stall(since), bound: bound, verdict: "ok"}
 		switch {
 		case c.Err != nil:

@@ -1,0 +1,125 @@
+package fault_test
+
+import (
+	"bytes"
+	"os/exec"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"hawser/test/harness"
+)
+
+// A command that ends while its device is away has its output and its exit code delivered, when the device is back.
+func TestWhatEndedMeanwhileIsDelivered(t *testing.T) {
+	t.Parallel()
+	w := harness.NewWorld(t, 1)
+	s := w.AddSite(t, "gw-meanwhile")
+	s.StartEdge(t)
+	type client struct {
+		way harness.Way
+		cmd *exec.Cmd
+		out bytes.Buffer
+		err error
+	}
+	var clients []*client
+	var wg sync.WaitGroup
+	for _, way := range []harness.Way{harness.HubMode, harness.EndToEnd} {
+		args := w.SSH(1, way, s.Name, "-T")
+		args = append(args, "echo here; sleep 4; echo there; exit 7")
+		c := &client{way: way, cmd: exec.Command(args[0], args[1:]...)}
+		var mu sync.Mutex
+		out := writerFunc(func(p []byte) (int, error) {
+			mu.Lock()
+			defer mu.Unlock()
+			return c.out.Write(p)
+		})
+		c.cmd.Stdout, c.cmd.Stderr = out, out
+		if err := c.cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.cmd.Process.Kill() })
+		harness.Eventually(t, 20*time.Second, "the command runs", func() bool {
+			mu.Lock()
+			defer mu.Unlock()
+			return strings.Contains(c.out.String(), "here\n")
+		})
+		wg.Go(func() { c.err = c.cmd.Wait() })
+		clients = append(clients, c)
+	}
+	s.Drop(t, "")
+	time.Sleep(6 * time.Second)
+	s.Heal(t)
+	done := make(chan struct{})
+	go func() {
+		wg.Wait()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(15 * time.Second):
+		t.Fatal("the clients have not ended 15 s after the link is back")
+	}
+	for _, c := range clients {
+		if got := c.out.String(); c.cmd.ProcessState.ExitCode() != 7 || got != "here\nthere\n" {
+			t.Errorf("%s: exit %d, %q: want 7 and both lines and nothing else", c.way, c.cmd.ProcessState.ExitCode(), got)
+		}
+	}
+}
+
+type writerFunc func([]byte) (int, error)
+
+func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
+
+// A person at a terminal is told that the link is lost where that spoils nothing: with the cursor at the left and not in the alternate screen. The
+// list of sessions calls it detached meanwhile, and the device's page tells afterwards why it was away.
+func TestAPersonIsToldThatTheLinkIsLost(t *testing.T) {
+	t.Parallel()
+	w := harness.NewWorld(t, 1)
+	s := w.AddSite(t, "gw-told")
+	s.StartEdge(t)
+	start := func(command string) *harness.Process {
+		args := w.SSH(1, harness.HubMode, s.Name, "-tt", "-e", "none")
+		args = append([]string{"-c", `sleep 300 | "$@"`, "sh"}, append(args, command)...)
+		p := harness.Start(t, nil, "setsid", append([]string{"-w", "sh"}, args...)...)
+		harness.Eventually(t, 20*time.Second, "the session has begun", func() bool { return strings.Contains(p.Output(), "begun") })
+		return p
+	}
+	at0 := start("echo begun; exec sleep 300")
+	screen := start("printf 'begun \\033[?1049h\\r'; exec sleep 300")
+	mid := start("printf 'begun > '; exec sleep 300")
+	s.Drop(t, "")
+	// An idle session's path is tried every 5 s; two answers have to be missing.
+	harness.Eventually(t, 30*time.Second, "the person at the left of an empty line is told", func() bool {
+		return strings.Contains(strings.ToLower(at0.Output()), "link lost")
+	})
+	harness.Eventually(t, 10*time.Second, "hawser sessions ls says detached", func() bool {
+		return strings.Contains(string(w.Hawser(t, "sessions", "ls").Stdout), "detached")
+	})
+	for name, p := range map[string]*harness.Process{"in the alternate screen": screen, "in the middle of a line": mid} {
+		if strings.Contains(strings.ToLower(p.Output()), "link lost") {
+			t.Errorf("told %s: %q", name, p.Output())
+		}
+	}
+	s.Heal(t)
+	harness.Eventually(t, 20*time.Second, "no session is detached", func() bool {
+		r := w.Hawser(t, "sessions", "ls")
+		return r.Code == 0 && !strings.Contains(string(r.Stdout), "detached")
+	})
+
+	// UDP and TCP refused for a while, then the device's page.
+	s.Drop(t, "")
+	harness.Eventually(t, 40*time.Second, "the device is offline", func() bool {
+		d, err := w.Show(t, s.Name)
+		return err == nil && !d.Online
+	})
+	if text := string(w.Hawser(t, "show", s.Name).Stdout); !strings.Contains(text, "hub-1") || !strings.Contains(text, "reason") {
+		t.Errorf("hawser show of an offline device names no hub or reason:\n%s", text)
+	}
+	s.Heal(t)
+	s.Online(t, 30*time.Second)
+	harness.Eventually(t, 10*time.Second, "hawser show tells how long it was dark", func() bool {
+		return strings.Contains(string(w.Hawser(t, "show", s.Name).Stdout), "dark")
+	})
+}
