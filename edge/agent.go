@@ -40,6 +40,7 @@ type Agent struct {
 	tickets     tickets
 	uploads     uploads
 	history     history
+	nat         nat
 	slots       chan struct{} // one token per stream served; full: the next is refused at once
 	counter     atomic.Uint64 // of registrations in this incarnation
 	turn        chan struct{} // held while one of a race joins

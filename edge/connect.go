@@ -169,7 +169,7 @@ func (a *Agent) dial(ctx context.Context, at attempt, tc *tls.Config) (tunnel.Co
 	if err != nil {
 		return nil, err
 	}
-	o := yamuxconn.Options{Logger: a.log}
+	o := yamuxconn.Options{Logger: a.log, KeepAlive: a.nat.interval(netwatch.Network(), tunnel.CarrierTLS)}
 	if a.cfg.Metered {
 		o.KeepAlive = meteredKeepAlive
 	}

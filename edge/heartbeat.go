@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"hawser/edge/netwatch"
 	"hawser/tunnel"
 	"hawser/tunnel/wire"
 )
@@ -21,7 +22,8 @@ const (
 
 // beater decides when to send a heartbeat and what silence means. It has no clock: times in, decisions out.
 type beater struct {
-	idle   time.Duration // the interval without streams
+	idle   time.Duration // the interval without streams that the hub wishes
+	nat    time.Duration // the one that the NAT bears; 0: not looked up
 	kernel bool          // an idle tunnel is watched by the kernel (TLS): one last heartbeat says that none is due, and then none is sent
 
 	seq   uint32
@@ -54,6 +56,14 @@ func (b *beater) interval(p pace) time.Duration {
 	case paceCalm:
 		return min(calmHeartbeat, b.idle)
 	}
+	return b.unused()
+}
+
+// unused is the interval without streams: what was learned of the network, unless the hub wants to hear more than a network not learned yet does.
+func (b *beater) unused() time.Duration {
+	if b.nat > 0 && b.idle >= defaultHeartbeat {
+		return b.nat
+	}
 	return b.idle
 }
 
@@ -73,7 +83,7 @@ func (b *beater) due(p pace) (at time.Time, ok bool) {
 	case b.kernel:
 		return b.sent.Add(heartbeatRetry), true
 	}
-	return b.sent.Add(b.idle - b.early), true
+	return b.sent.Add(b.unused() - b.early), true
 }
 
 // beat returns the heartbeat to send now, if one is due.
@@ -87,7 +97,7 @@ func (b *beater) beat(now time.Time, p pace, random func(int64) int64) (h wire.H
 	b.seq++
 	b.sent, b.ask, b.said = now, false, last
 	// Up to a tenth early, so that a fleet that started together does not beat together; never late, for the hub and the NAT count.
-	b.early = time.Duration(random(int64(b.idle/10) + 1))
+	b.early = time.Duration(random(int64(b.unused()/10) + 1))
 	h = wire.Heartbeat{Seq: b.seq}
 	if !last {
 		h.Interval = b.interval(p)
@@ -204,6 +214,8 @@ func (l *link) heartbeat(ctx context.Context) error {
 	})
 	b := &beater{idle: clampHeartbeat(l.ack.Heartbeat), kernel: l.at.carrier == tunnel.CarrierTLS}
 	observed := l.ack.Observed
+	quicIdle := func(p pace) bool { return p == paceIdle && l.at.carrier == tunnel.CarrierQUIC }
+	var shifted bool // our own address is another since the last answer
 	mover, _ := l.conn.(tunnel.Mover)
 	moves := make(chan error, 1)
 	var tried time.Time // the last move; zero: none since all was well
@@ -228,6 +240,9 @@ func (l *link) heartbeat(ctx context.Context) error {
 	for {
 		now := time.Now()
 		p := life.pace(now, l.streams.Load(), l.a.moved())
+		if quicIdle(p) && (b.nat == 0 || !now.Before(b.sent.Add(natMin))) {
+			b.nat = l.a.nat.interval(netwatch.Network(), tunnel.CarrierQUIC)
+		}
 		if h, ok := b.beat(now, p, rand.Int64N); ok {
 			if err := l.sendHeartbeat(h); err != nil {
 				return err
@@ -248,6 +263,11 @@ func (l *link) heartbeat(ctx context.Context) error {
 			l.suspect.Store(state != healthy)
 			since = now
 			nudge(l.k.wake)
+			if state == healthy && quicIdle(p) && !shifted {
+				l.a.nat.missed(netwatch.Network()) // the hub was there all the time: it was the mapping
+				b.nat = 0
+				nudge(l.busy)
+			}
 			if state != healthy {
 				tunnel.Info(l.a.log, "the hub does not answer", "slot", l.slot, "hub", l.challenge.HubName, "for", now.Sub(b.asked).Round(time.Millisecond))
 			}
@@ -272,14 +292,14 @@ func (l *link) heartbeat(ctx context.Context) error {
 		case <-l.busy:
 		case <-l.moved:
 			// The network changed. On QUIC a fresh path spares what waits on the old one its backed-off timer.
-			b.ask = true
+			b.ask, shifted = true, true
 			if p != paceIdle {
 				move(time.Now())
 			}
 		case err := <-moves:
 			moving = false
 			if err == nil {
-				b.ask = true
+				b.ask, shifted = true, true
 				tunnel.Info(l.a.log, "tunnel moved to another path", "hub", l.challenge.HubName)
 			} else {
 				tunnel.Debug(l.a.log, "tunnel not moved", "error", err)
@@ -291,8 +311,13 @@ func (l *link) heartbeat(ctx context.Context) error {
 				if m.Observed.Addr() != observed.Addr() {
 					l.a.history.add(wire.ConnEvent{Kind: wire.EventMoved, Hub: l.challenge.HubName, Carrier: uint8(l.at.carrier)})
 				}
+				if quicIdle(p) && !shifted {
+					l.a.nat.addressChanged(netwatch.Network())
+					b.nat = 0
+				}
 				observed = m.Observed
 			}
+			shifted = false
 		case <-timer.C:
 		}
 	}

@@ -80,6 +80,7 @@ func (l *link) start(serving context.Context) {
 	l.goDo("renewal", l.renewLoop)
 	l.goDo("streams", func(ctx context.Context) error { return l.acceptStreams(ctx, serving) })
 	l.goDo("questions", l.askLoop)
+	l.goDo("NAT", l.learnNAT)
 	go func() {
 		<-l.conn.Context().Done()
 		l.err = context.Cause(l.conn.Context())

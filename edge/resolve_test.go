@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
 	"testing"
+	"time"
 )
 
 func TestHubsAreInterleavedAndRememberedWhenDNSFails(t *testing.T) {
@@ -49,4 +53,102 @@ func TestHubAddressesAreHostAndPort(t *testing.T) {
 	if h, p, err := splitHostPort("[2001:db8::1]:443"); err != nil || h != "2001:db8::1" || p != 443 {
 		t.Errorf("%q %d %v", h, p, err)
 	}
+}
+
+func TestWithAProxyTheHubsNameGoesToIt(t *testing.T) {
+	r := newResolver(true)
+	r.lookup = func(_ context.Context, _, host string) ([]netip.Addr, error) {
+		if host == "a.example" {
+			return []netip.Addr{netip.MustParseAddr("192.0.2.1"), netip.MustParseAddr("192.0.2.2")}, nil
+		}
+		return nil, errors.New("no resolver")
+	}
+	found, err := r.resolve(t.Context(), []string{"a.example:443", "b.example:443", "192.0.2.9:443"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, at := range plan(found, AnyCarrier) {
+		if !at.addr.IsValid() {
+			got = append(got, at.carrier.String()+" "+at.hub)
+			continue
+		}
+		got = append(got, at.carrier.String()+" "+at.addr.String())
+	}
+	want := []string{"tls a.example:443", "tls b.example:443", "tls 192.0.2.9:443", "quic 192.0.2.1:443", "quic 192.0.2.9:443", "quic 192.0.2.2:443"}
+	if !slices.Equal(got, want) {
+		t.Errorf("%q\nwant %q", got, want)
+	}
+}
+
+func TestLastGoodAddressesOutliveTheProcess(t *testing.T) {
+	dir := t.TempDir()
+	st, err := openState(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer st.close()
+	now := []netip.Addr{netip.MustParseAddr("192.0.2.2"), netip.MustParseAddr("192.0.2.1")}
+	var dns error
+	agent := func() *resolver {
+		r := newResolver(false)
+		r.lookup = func(context.Context, string, string) ([]netip.Addr, error) { return now, dns }
+		r.keepIn(st)
+		return r
+	}
+	written := func() time.Time {
+		t.Helper()
+		i, err := os.Stat(filepath.Join(dir, addressFile))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return i.ModTime()
+	}
+	hubs := []string{"a.example:443"}
+	r := agent()
+	if _, err := r.resolve(t.Context(), hubs); err != nil {
+		t.Fatal(err)
+	}
+	first := written()
+	// Another order is no change; another address is, and waits its hour.
+	now = []netip.Addr{now[1], now[0]}
+	_, _ = r.resolve(t.Context(), hubs)
+	now = []netip.Addr{netip.MustParseAddr("2001:db8::1")}
+	_, _ = r.resolve(t.Context(), hubs)
+	if got := written(); got != first {
+		t.Error("written again at once")
+	}
+	r.save(time.Now().Add(addressesEvery + time.Second))
+	dns, now = errors.New("no resolver"), nil
+	r = agent()
+	failed := 0
+	r.failed = func(error) { failed++ }
+	got, err := r.resolve(t.Context(), hubs)
+	if err != nil || len(got) != 1 || got[0].addr.String() != "[2001:db8::1]:443" || failed != 1 {
+		t.Errorf("after a restart without DNS: %v, %v, told %d times", got, err, failed)
+	}
+	// Damage, in both copies, costs the memory and nothing else.
+	for _, name := range []string{addressFile, addressFile + ".bak"} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte("a.example 192.0.2.7\n\x00"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := agent().resolve(t.Context(), hubs); !errors.Is(err, dns) {
+		t.Errorf("with a damaged file: %v", err)
+	}
+}
+
+func FuzzAddressFile(f *testing.F) {
+	f.Add([]byte("a.example 192.0.2.1 2001:db8::1\nb.example 192.0.2.2\n"))
+	f.Add([]byte("a\n\n x y\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		m := decodeAddresses(b)
+		if len(m) > maxHosts {
+			t.Errorf("%d hosts", len(m))
+		}
+		again := decodeAddresses(encodeAddresses(m))
+		if len(again) != len(m) {
+			t.Errorf("%d hosts became %d", len(m), len(again))
+		}
+	})
 }
