@@ -1,8 +1,11 @@
 package main
 
 import (
+	"context"
 	"crypto/tls"
 	"fmt"
+
+	"connectrpc.com/connect"
 
 	"hawser/auth/api/apiclient"
 	"hawser/auth/api/apiconnect"
@@ -42,6 +45,22 @@ func dial() (*client, error) {
 		return nil, err
 	}
 	return &client{conn.Admin, p, conn}, nil
+}
+
+// call makes one call as the profile's person.
+func call[Req, Res any](
+	ctx context.Context, method func(apiconnect.AdminServiceClient, context.Context, *connect.Request[Req]) (*connect.Response[Res], error), req *Req,
+) (*Res, error) {
+	c, err := dial()
+	if err != nil {
+		return nil, err
+	}
+	defer c.close()
+	res, err := method(c, ctx, connect.NewRequest(req))
+	if err != nil {
+		return nil, err
+	}
+	return res.Msg, nil
 }
 
 func (c *client) close() {

@@ -5,10 +5,10 @@ import (
 	"strings"
 	"time"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	"hawser/auth/api"
+	"hawser/auth/api/apiconnect"
 	"hawser/tunnel/wire"
 )
 
@@ -74,16 +74,11 @@ func newList() *cobra.Command {
 			if err := checkFormat(format); err != nil {
 				return err
 			}
-			admin, err := dial()
+			res, err := call(c.Context(), apiconnect.AdminServiceClient.ListDevices, &api.ListDevicesRequest{Selectors: splitSelectors(selectors)})
 			if err != nil {
 				return err
 			}
-			defer admin.close()
-			res, err := admin.ListDevices(c.Context(), connect.NewRequest(&api.ListDevicesRequest{Selectors: splitSelectors(selectors)}))
-			if err != nil {
-				return err
-			}
-			return printDevices(c, format, res.Msg.Devices)
+			return printDevices(c, format, res.Devices)
 		},
 	}
 	c.Flags().StringVarP(&format, "output", "o", formatTable, "table, wide, json, yaml or name")
@@ -149,28 +144,23 @@ func newShow() *cobra.Command {
 			if err := checkFormat(format); err != nil {
 				return err
 			}
-			admin, err := dial()
+			res, err := call(c.Context(), apiconnect.AdminServiceClient.GetDevice, &api.GetDeviceRequest{Device: args[0]})
 			if err != nil {
 				return err
 			}
-			defer admin.close()
-			res, err := admin.GetDevice(c.Context(), connect.NewRequest(&api.GetDeviceRequest{Device: args[0]}))
-			if err != nil {
-				return err
-			}
-			v := viewDevice(res.Msg)
+			v := viewDevice(res)
 			if format == formatJSON || format == formatYAML {
 				return data(c.OutOrStdout(), format, v)
 			}
-			state := "offline, last seen " + ago(time.Now(), res.Msg.LastSeenUnix)
+			state := "offline, last seen " + ago(time.Now(), res.LastSeenUnix)
 			if v.Online {
 				state = "online"
 			}
 			for _, row := range [][2]string{
-				{"name", v.Name}, {"uuid", v.UUID}, {"state", state}, {"labels", labels(res.Msg.Labels)},
+				{"name", v.Name}, {"uuid", v.UUID}, {"state", state}, {"labels", labels(res.Labels)},
 				{"hub", v.Hub}, {"carrier", v.Carrier}, {"address", v.Address}, {"own addresses", strings.Join(v.Addresses, " ")},
 				{"hostname", v.Hostname}, {"machine", v.OS + "/" + v.Arch}, {"agent", v.AgentVersion},
-				{"joined", when(res.Msg.JoinedUnix)}, {"certificate until", when(res.Msg.CertificateNotAfterUnix)},
+				{"joined", when(res.JoinedUnix)}, {"certificate until", when(res.CertificateNotAfterUnix)},
 				{"your logins", strings.Join(v.Logins, " ")}, {"sessions", fmt.Sprint(v.Sessions)},
 			} {
 				fmt.Fprintf(c.OutOrStdout(), "%-18s %s\n", row[0], dash(wire.Quote(row[1], 1000)))
@@ -189,12 +179,7 @@ func newDevice() *cobra.Command {
 		Args:              cobra.ExactArgs(1),
 		ValidArgsFunction: completeDevices,
 		RunE: func(c *cobra.Command, args []string) error {
-			admin, err := dial()
-			if err != nil {
-				return err
-			}
-			defer admin.close()
-			_, err = admin.RemoveDevice(c.Context(), connect.NewRequest(&api.RemoveDeviceRequest{Device: args[0]}))
+			_, err := call(c.Context(), apiconnect.AdminServiceClient.RemoveDevice, &api.RemoveDeviceRequest{Device: args[0]})
 			return err
 		},
 	})
@@ -215,17 +200,12 @@ func completeDevices(c *cobra.Command, args []string, _ string) ([]string, cobra
 	if len(args) > 0 {
 		return nil, cobra.ShellCompDirectiveNoFileComp
 	}
-	admin, err := dial()
-	if err != nil {
-		return nil, cobra.ShellCompDirectiveError
-	}
-	defer admin.close()
-	res, err := admin.ListDevices(c.Context(), connect.NewRequest(&api.ListDevicesRequest{}))
+	res, err := call(c.Context(), apiconnect.AdminServiceClient.ListDevices, &api.ListDevicesRequest{})
 	if err != nil {
 		return nil, cobra.ShellCompDirectiveError
 	}
 	var names []string
-	for _, d := range res.Msg.Devices {
+	for _, d := range res.Devices {
 		names = append(names, d.Name)
 	}
 	return names, cobra.ShellCompDirectiveNoFileComp

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/term"
 
 	"hawser/auth/api"
+	"hawser/auth/api/apiconnect"
 	"hawser/recorder/play"
 	"hawser/recorder/reader"
 )
@@ -34,16 +35,11 @@ func newRecordingsList() *cobra.Command {
 			if err := checkFormat(format); err != nil {
 				return err
 			}
-			admin, err := dial()
+			res, err := call(c.Context(), apiconnect.AdminServiceClient.ListRecordings, &api.ListRecordingsRequest{User: user, Device: device, Limit: limit})
 			if err != nil {
 				return err
 			}
-			defer admin.close()
-			res, err := admin.ListRecordings(c.Context(), connect.NewRequest(&api.ListRecordingsRequest{User: user, Device: device, Limit: limit}))
-			if err != nil {
-				return err
-			}
-			return printRecordings(c.OutOrStdout(), format, res.Msg.Recordings)
+			return printRecordings(c.OutOrStdout(), format, res.Recordings)
 		},
 	}
 	c.Flags().StringVar(&user, "user", "", "only of this person")

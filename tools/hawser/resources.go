@@ -3,10 +3,10 @@ package main
 import (
 	"fmt"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	"hawser/auth/api"
+	"hawser/auth/api/apiconnect"
 )
 
 func newApply() *cobra.Command {
@@ -24,16 +24,11 @@ func newApply() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			admin, err := dial()
+			res, err := call(c.Context(), apiconnect.AdminServiceClient.Apply, &api.ApplyRequest{Yaml: string(b), DryRun: dryRun})
 			if err != nil {
 				return err
 			}
-			defer admin.close()
-			res, err := admin.Apply(c.Context(), connect.NewRequest(&api.ApplyRequest{Yaml: string(b), DryRun: dryRun}))
-			if err != nil {
-				return err
-			}
-			for _, r := range res.Msg.Resources {
+			for _, r := range res.Resources {
 				fmt.Fprintf(c.OutOrStdout(), "%s/%s %s\n", r.Kind, r.Name, r.Change)
 			}
 			return nil
@@ -58,16 +53,11 @@ func newGet() *cobra.Command {
 			if len(args) == 2 {
 				req.Name = args[1]
 			}
-			admin, err := dial()
+			res, err := call(c.Context(), apiconnect.AdminServiceClient.Get, req)
 			if err != nil {
 				return err
 			}
-			defer admin.close()
-			res, err := admin.Get(c.Context(), connect.NewRequest(req))
-			if err != nil {
-				return err
-			}
-			fmt.Fprint(c.OutOrStdout(), res.Msg.Yaml)
+			fmt.Fprint(c.OutOrStdout(), res.Yaml)
 			return nil
 		},
 	}

@@ -5,10 +5,10 @@ import (
 	"fmt"
 	"time"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	"hawser/auth/api"
+	"hawser/auth/api/apiconnect"
 )
 
 func newSessions() *cobra.Command {
@@ -21,17 +21,12 @@ func newSessionsList() *cobra.Command {
 		Short: "The live sessions you may see",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			admin, err := dial()
-			if err != nil {
-				return err
-			}
-			defer admin.close()
-			res, err := admin.ListSessions(c.Context(), connect.NewRequest(&api.ListSessionsRequest{}))
+			res, err := call(c.Context(), apiconnect.AdminServiceClient.ListSessions, &api.ListSessionsRequest{})
 			if err != nil {
 				return err
 			}
 			var rows [][]string
-			for _, s := range res.Msg.Sessions {
+			for _, s := range res.Sessions {
 				recorded := "no"
 				if s.Recorded {
 					recorded = "yes"
@@ -53,16 +48,11 @@ func newSessionsKill() *cobra.Command {
 		Short: "End a session and all its processes",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			admin, err := dial()
+			res, err := call(c.Context(), apiconnect.AdminServiceClient.KillSession, &api.KillSessionRequest{Id: args[0], Reason: reason})
 			if err != nil {
 				return err
 			}
-			defer admin.close()
-			res, err := admin.KillSession(c.Context(), connect.NewRequest(&api.KillSessionRequest{Id: args[0], Reason: reason}))
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(c.ErrOrStderr(), "session %s ends\n", hex.EncodeToString(res.Msg.Id))
+			fmt.Fprintf(c.ErrOrStderr(), "session %s ends\n", hex.EncodeToString(res.Id))
 			return nil
 		},
 	}

@@ -4,10 +4,10 @@ import (
 	"fmt"
 	"strings"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	"hawser/auth/api"
+	"hawser/auth/api/apiconnect"
 	"hawser/tunnel/wire"
 )
 
@@ -17,19 +17,14 @@ func newStatus() *cobra.Command {
 		Short: "Who you are, for how long, and which hubs are up",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			admin, err := dial()
-			if err != nil {
-				return err
-			}
-			defer admin.close()
-			res, err := admin.Whoami(c.Context(), connect.NewRequest(&api.WhoamiRequest{}))
+			res, err := call(c.Context(), apiconnect.AdminServiceClient.Whoami, &api.WhoamiRequest{})
 			if err != nil {
 				return err
 			}
 			out := c.OutOrStdout()
-			fmt.Fprintf(out, "%-10s %s\n%-10s %s\n%-10s %s\n%-10s %s\n", "user", res.Msg.User, "roles", strings.Join(res.Msg.Roles, ","),
-				"cluster", res.Msg.Cluster, "until", when(res.Msg.NotAfterUnix))
-			for _, h := range res.Msg.Hubs {
+			fmt.Fprintf(out, "%-10s %s\n%-10s %s\n%-10s %s\n%-10s %s\n", "user", res.User, "roles", strings.Join(res.Roles, ","),
+				"cluster", res.Cluster, "until", when(res.NotAfterUnix))
+			for _, h := range res.Hubs {
 				state := "offline"
 				if h.Online {
 					state = "online"

@@ -5,10 +5,10 @@ import (
 	"strings"
 	"time"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	"hawser/auth/api"
+	"hawser/auth/api/apiconnect"
 )
 
 func newToken() *cobra.Command {
@@ -44,17 +44,12 @@ func newTokenCreate() *cobra.Command {
 				}
 				req.Labels = append(req.Labels, &api.Label{Key: k, Value: v})
 			}
-			admin, err := dial()
+			res, err := call(c.Context(), apiconnect.AdminServiceClient.CreateToken, req)
 			if err != nil {
 				return err
 			}
-			defer admin.close()
-			res, err := admin.CreateToken(c.Context(), connect.NewRequest(req))
-			if err != nil {
-				return err
-			}
-			fmt.Fprintln(c.OutOrStdout(), res.Msg.Token)
-			fmt.Fprintf(c.ErrOrStderr(), "token %s for %d %s, until %s; it is not shown again\n", res.Msg.Id, uses, kind, when(res.Msg.ExpiresUnix))
+			fmt.Fprintln(c.OutOrStdout(), res.Token)
+			fmt.Fprintf(c.ErrOrStderr(), "token %s for %d %s, until %s; it is not shown again\n", res.Id, uses, kind, when(res.ExpiresUnix))
 			return nil
 		},
 	}
@@ -71,17 +66,12 @@ func newTokenList() *cobra.Command {
 		Short: "Join tokens, spent ones until they expire",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			admin, err := dial()
-			if err != nil {
-				return err
-			}
-			defer admin.close()
-			res, err := admin.ListTokens(c.Context(), connect.NewRequest(&api.ListTokensRequest{}))
+			res, err := call(c.Context(), apiconnect.AdminServiceClient.ListTokens, &api.ListTokensRequest{})
 			if err != nil {
 				return err
 			}
 			var rows [][]string
-			for _, t := range res.Msg.Tokens {
+			for _, t := range res.Tokens {
 				rows = append(rows, []string{t.Id, t.Kind, fmt.Sprintf("%d of %d", t.Left, t.Uses), when(t.ExpiresUnix), labels(t.Labels), t.CreatedBy})
 			}
 			return table(c.OutOrStdout(), []string{"ID", "KIND", "LEFT", "UNTIL", "LABELS", "BY"}, rows)
@@ -95,12 +85,7 @@ func newTokenRemove() *cobra.Command {
 		Short: "Void a token",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			admin, err := dial()
-			if err != nil {
-				return err
-			}
-			defer admin.close()
-			_, err = admin.RemoveToken(c.Context(), connect.NewRequest(&api.RemoveTokenRequest{Id: args[0]}))
+			_, err := call(c.Context(), apiconnect.AdminServiceClient.RemoveToken, &api.RemoveTokenRequest{Id: args[0]})
 			return err
 		},
 	}

@@ -6,10 +6,10 @@ import (
 	"os"
 	"strings"
 
-	"connectrpc.com/connect"
 	"github.com/spf13/cobra"
 
 	"hawser/auth/api"
+	"hawser/auth/api/apiconnect"
 )
 
 // maxInput bounds a file that a command reads whole, in bytes.
@@ -62,16 +62,11 @@ func newUserAdd() *cobra.Command {
 					}
 				}
 			}
-			admin, err := dial()
+			res, err := call(c.Context(), apiconnect.AdminServiceClient.AddUser, req)
 			if err != nil {
 				return err
 			}
-			defer admin.close()
-			res, err := admin.AddUser(c.Context(), connect.NewRequest(req))
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(c.ErrOrStderr(), "user %s, roles %s, %d keys\n", res.Msg.Name, strings.Join(res.Msg.Roles, ","), len(res.Msg.Keys))
+			fmt.Fprintf(c.ErrOrStderr(), "user %s, roles %s, %d keys\n", res.Name, strings.Join(res.Roles, ","), len(res.Keys))
 			return nil
 		},
 	}
@@ -86,17 +81,12 @@ func newUserList() *cobra.Command {
 		Short: "People and their keys",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
-			admin, err := dial()
-			if err != nil {
-				return err
-			}
-			defer admin.close()
-			res, err := admin.ListUsers(c.Context(), connect.NewRequest(&api.ListUsersRequest{}))
+			res, err := call(c.Context(), apiconnect.AdminServiceClient.ListUsers, &api.ListUsersRequest{})
 			if err != nil {
 				return err
 			}
 			var rows [][]string
-			for _, u := range res.Msg.Users {
+			for _, u := range res.Users {
 				var prints []string
 				for _, k := range u.Keys {
 					prints = append(prints, k.Fingerprint)
@@ -114,12 +104,7 @@ func newUserRemove() *cobra.Command {
 		Short: "Remove a person",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(c *cobra.Command, args []string) error {
-			admin, err := dial()
-			if err != nil {
-				return err
-			}
-			defer admin.close()
-			_, err = admin.RemoveUser(c.Context(), connect.NewRequest(&api.RemoveUserRequest{Name: args[0]}))
+			_, err := call(c.Context(), apiconnect.AdminServiceClient.RemoveUser, &api.RemoveUserRequest{Name: args[0]})
 			return err
 		},
 	}
