@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
@@ -19,7 +20,10 @@ type deviceView struct {
 	Online       bool              `json:"online" yaml:"online"`
 	Labels       map[string]string `json:"labels" yaml:"labels"`
 	Hub          string            `json:"hub,omitempty" yaml:"hub,omitempty"`
+	Zone         string            `json:"zone,omitempty" yaml:"zone,omitempty"`
 	Carrier      string            `json:"carrier,omitempty" yaml:"carrier,omitempty"`
+	Since        string            `json:"since,omitempty" yaml:"since,omitempty"` // of the tunnel in use; offline since
+	Tunnels      []tunnelView      `json:"tunnels,omitempty" yaml:"tunnels,omitempty"`
 	Address      string            `json:"address,omitempty" yaml:"address,omitempty"`
 	Addresses    []string          `json:"addresses,omitempty" yaml:"addresses,omitempty"`
 	Hostname     string            `json:"hostname,omitempty" yaml:"hostname,omitempty"`
@@ -27,19 +31,61 @@ type deviceView struct {
 	OS           string            `json:"os,omitempty" yaml:"os,omitempty"`
 	Arch         string            `json:"arch,omitempty" yaml:"arch,omitempty"`
 	LastSeen     string            `json:"last_seen,omitempty" yaml:"last_seen,omitempty"`
+	LastHub      string            `json:"last_hub,omitempty" yaml:"last_hub,omitempty"`
+	LastCarrier  string            `json:"last_carrier,omitempty" yaml:"last_carrier,omitempty"`
+	LastReason   string            `json:"last_reason,omitempty" yaml:"last_reason,omitempty"`
+	Outage       string            `json:"last_outage,omitempty" yaml:"last_outage,omitempty"`
+	History      []eventView       `json:"history,omitempty" yaml:"history,omitempty"`
 	Joined       string            `json:"joined,omitempty" yaml:"joined,omitempty"`
 	CertNotAfter string            `json:"certificate_not_after,omitempty" yaml:"certificate_not_after,omitempty"`
 	Logins       []string          `json:"logins,omitempty" yaml:"logins,omitempty"`
 	Sessions     uint32            `json:"sessions" yaml:"sessions"`
 }
 
-func viewDevice(d *api.Device) deviceView {
+// tunnelView is one of a device's tunnels as data.
+type tunnelView struct {
+	Hub     string `json:"hub" yaml:"hub"`
+	Zone    string `json:"zone,omitempty" yaml:"zone,omitempty"`
+	Carrier string `json:"carrier" yaml:"carrier"`
+	Slot    uint32 `json:"slot" yaml:"slot"`
+	Active  bool   `json:"active" yaml:"active"` // slot 0
+	Silent  bool   `json:"silent" yaml:"silent"`
+	Address string `json:"address" yaml:"address"`
+	Since   string `json:"since" yaml:"since"`
+}
+
+// eventView is one entry of a device's memory of its connections as data.
+type eventView struct {
+	Time    string  `json:"time" yaml:"time"`
+	Event   string  `json:"event" yaml:"event"`
+	Seconds float64 `json:"seconds,omitempty" yaml:"seconds,omitempty"`
+	Times   uint32  `json:"times,omitempty" yaml:"times,omitempty"`
+	Hub     string  `json:"hub,omitempty" yaml:"hub,omitempty"`
+	Carrier string  `json:"carrier,omitempty" yaml:"carrier,omitempty"`
+	Code    uint32  `json:"code,omitempty" yaml:"code,omitempty"`
+	Text    string  `json:"text,omitempty" yaml:"text,omitempty"`
+}
+
+func viewDevice(d *api.Device, now time.Time) deviceView {
 	v := deviceView{
 		Name: d.Name, UUID: d.Uuid, Online: d.Online, Labels: map[string]string{},
 		Hub: d.Hub, Carrier: d.Carrier, Address: d.Observed, Addresses: d.Addresses, Hostname: d.Hostname,
 		AgentVersion: d.AgentVersion, OS: d.Os, Arch: d.Arch,
 		LastSeen: stamp(d.LastSeenUnix), Joined: stamp(d.JoinedUnix), CertNotAfter: stamp(d.CertificateNotAfterUnix),
 		Logins: d.Logins, Sessions: d.Sessions,
+		Zone: d.Zone, Since: stamp(d.SinceUnix), LastHub: d.LastHub, LastCarrier: d.LastCarrier, LastReason: d.LastReason,
+	}
+	for _, t := range d.Tunnels {
+		v.Tunnels = append(v.Tunnels, tunnelView{t.Hub, t.Zone, t.Carrier, t.Slot, t.Slot == 0, t.Silent, t.Observed, stamp(t.SinceUnix)})
+	}
+	for _, e := range d.History {
+		v.History = append(v.History, eventView{
+			time.Unix(0, e.AtUnixNano).UTC().Format(time.RFC3339), e.Name, time.Duration(e.LastedMs * uint64(time.Millisecond)).Seconds(), e.Times, e.Hub, e.Carrier,
+			e.Code, e.Text,
+		})
+	}
+	if o, ok := lastOutage(d.History); ok {
+		v.Outage = o.tell(now)
 	}
 	for _, l := range d.Labels {
 		v.Labels[l.Key] = l.Value
@@ -78,7 +124,7 @@ func newList() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return printDevices(c, format, res.Devices)
+			return printDevices(c.OutOrStdout(), format, res.Devices, time.Now())
 		},
 	}
 	c.Flags().StringVarP(&format, "output", "o", formatTable, "table, wide, json, yaml or name")
@@ -98,8 +144,7 @@ func splitSelectors(in []string) []string {
 	return out
 }
 
-func printDevices(c *cobra.Command, format string, devices []*api.Device) error {
-	out := c.OutOrStdout()
+func printDevices(out io.Writer, format string, devices []*api.Device, now time.Time) error {
 	switch format {
 	case formatName:
 		for _, d := range devices {
@@ -109,15 +154,14 @@ func printDevices(c *cobra.Command, format string, devices []*api.Device) error 
 	case formatJSON, formatYAML:
 		views := make([]deviceView, 0, len(devices))
 		for _, d := range devices {
-			views = append(views, viewDevice(d))
+			views = append(views, viewDevice(d, now))
 		}
 		return data(out, format, views)
 	}
 	head := []string{"NAME", "STATE", "SEEN", "LABELS"}
 	if format == formatWide {
-		head = append(head, "HUB", "CARRIER", "ADDRESS", "MACHINE", "AGENT", "SESSIONS", "UUID")
+		head = append(head, "HUB", "ZONE", "CARRIER", "TUNNELS", "ADDRESS", "MACHINE", "AGENT", "SESSIONS", "UUID")
 	}
-	now := time.Now()
 	var rows [][]string
 	for _, d := range devices {
 		state, seen := "offline", ago(now, d.LastSeenUnix)
@@ -126,7 +170,7 @@ func printDevices(c *cobra.Command, format string, devices []*api.Device) error 
 		}
 		row := []string{d.Name, state, seen, labels(d.Labels)}
 		if format == formatWide {
-			row = append(row, d.Hub, d.Carrier, d.Observed, d.Os+"/"+d.Arch, d.AgentVersion, fmt.Sprint(d.Sessions), d.Uuid)
+			row = append(row, d.Hub, d.Zone, d.Carrier, fmt.Sprint(len(d.Tunnels)), d.Observed, d.Os+"/"+d.Arch, d.AgentVersion, fmt.Sprint(d.Sessions), d.Uuid)
 		}
 		rows = append(rows, row)
 	}
@@ -148,28 +192,39 @@ func newShow() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			v := viewDevice(res)
-			if format == formatJSON || format == formatYAML {
-				return data(c.OutOrStdout(), format, v)
-			}
-			state := "offline, last seen " + ago(time.Now(), res.LastSeenUnix)
-			if v.Online {
-				state = "online"
-			}
-			for _, row := range [][2]string{
-				{"name", v.Name}, {"uuid", v.UUID}, {"state", state}, {"labels", labels(res.Labels)},
-				{"hub", v.Hub}, {"carrier", v.Carrier}, {"address", v.Address}, {"own addresses", strings.Join(v.Addresses, " ")},
-				{"hostname", v.Hostname}, {"machine", v.OS + "/" + v.Arch}, {"agent", v.AgentVersion},
-				{"joined", when(res.JoinedUnix)}, {"certificate until", when(res.CertificateNotAfterUnix)},
-				{"your logins", strings.Join(v.Logins, " ")}, {"sessions", fmt.Sprint(v.Sessions)},
-			} {
-				fmt.Fprintf(c.OutOrStdout(), "%-18s %s\n", row[0], dash(wire.Quote(row[1], 1000)))
-			}
-			return nil
+			return printDevice(c.OutOrStdout(), format, res, time.Now())
 		},
 	}
 	c.Flags().StringVarP(&format, "output", "o", formatTable, "table, json or yaml")
 	return c
+}
+
+func printDevice(out io.Writer, format string, d *api.Device, now time.Time) error {
+	v := viewDevice(d, now)
+	if format == formatJSON || format == formatYAML {
+		return data(out, format, v)
+	}
+	rows := [][2]string{{"name", v.Name}, {"uuid", v.UUID}, {"state", tellState(d, now)}, {"labels", labels(d.Labels)}}
+	for i, t := range d.Tunnels {
+		rows = append(rows, [2]string{[]string{"tunnel", ""}[min(i, 1)], tellTunnel(t, now)})
+	}
+	rows = append(rows, [][2]string{
+		{"own addresses", strings.Join(v.Addresses, " ")}, {"hostname", v.Hostname}, {"machine", v.OS + "/" + v.Arch}, {"agent", v.AgentVersion},
+		{"joined", when(d.JoinedUnix)}, {"certificate until", when(d.CertificateNotAfterUnix)}, {"your logins", strings.Join(v.Logins, " ")},
+		{"sessions", fmt.Sprint(v.Sessions)},
+	}...)
+	if v.Outage != "" {
+		rows = append(rows, [2]string{"last outage", v.Outage})
+	}
+	for i, e := range d.History {
+		rows = append(rows, [2]string{[]string{"history", ""}[min(i, 1)], tellEvent(e, now)})
+	}
+	for _, row := range rows {
+		if _, err := fmt.Fprintf(out, "%-18s %s\n", row[0], dash(wire.Quote(row[1], 1000))); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func newDevice() *cobra.Command {

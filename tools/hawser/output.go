@@ -83,14 +83,18 @@ func ago(now time.Time, unix int64) string {
 	if unix == 0 {
 		return "never"
 	}
-	d := now.Sub(time.Unix(unix, 0))
+	return span(now.Sub(time.Unix(unix, 0))) + " ago"
+}
+
+// span prints a duration for people, in one unit.
+func span(d time.Duration) string {
 	switch {
 	case d < time.Minute:
-		return fmt.Sprintf("%d s ago", max(0, int(d.Seconds())))
+		return fmt.Sprintf("%d s", max(0, int(d.Seconds())))
 	case d < time.Hour:
-		return fmt.Sprintf("%d min ago", int(d.Minutes()))
+		return fmt.Sprintf("%d min", int(d.Minutes()))
 	case d < 48*time.Hour:
-		return fmt.Sprintf("%d h ago", int(d.Hours()))
+		return fmt.Sprintf("%d h", int(d.Hours()))
 	}
-	return fmt.Sprintf("%d d ago", int(d.Hours()/24))
+	return fmt.Sprintf("%d d", int(d.Hours()/24))
 }

@@ -26,7 +26,7 @@ func newRoot() *cobra.Command {
 	root.AddCommand(
 		newUp(), newStatus(),
 		newList(), newShow(), newSSH(), newSCP(),
-		newDevice(), newToken(), newUser(), newSessions(),
+		newDevice(), newHub(), newToken(), newUser(), newSessions(),
 		newRecordings(), newPlay(), newApply(), newGet(),
 	)
 	asUsageErrors(root)
