@@ -58,8 +58,8 @@ const (
 	defaultHandshakeTimeout   = 20 * time.Second // 3 RTT on the worst satellite link, and a touch on a security key
 )
 
-// maxZone is the longest name of a zone.
-const maxZone = 64
+// maxZone is the longest name of a zone, in bytes: what the signed hub list holds.
+const maxZone = 63
 
 // Validate reports every problem at once.
 func (c Config) Validate() error {

@@ -81,7 +81,11 @@ func (c *cluster) runDevice(ctx context.Context, name, dir string, started chan<
 		return err
 	}
 	defer logFile.Close()
-	cmd := exec.CommandContext(ctx, program, "run", "--state", state, "--name", name, "--hub", c.ready.TunnelAddr)
+	args := []string{"run", "--state", state, "--name", name}
+	for _, h := range c.ready.Hubs {
+		args = append(args, "--hub", h.TunnelAddr)
+	}
+	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Args[0] = argv0
 	cmd.Env = os.Environ()
 	if !joined {

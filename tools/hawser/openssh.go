@@ -27,12 +27,18 @@ const (
 )
 
 // writeSSHConfig writes ssh_config and known_hosts below dir for the profile's
-// person and returns the configuration's path. Files that already say the same
-// are left alone.
-func writeSSHConfig(dir string, p *profile.Profile, login string, devices []string) (string, error) {
-	host, port, err := net.SplitHostPort(p.Settings.SSHAddr)
-	if err != nil {
-		return "", fmt.Errorf("ssh_addr of the profile: %w", err)
+// person and returns the configuration's path; more are the addresses of hubs
+// beside the profile's own. Files that already say the same are left alone.
+func writeSSHConfig(dir string, p *profile.Profile, more []string, login string, devices []string) (string, error) {
+	var hubs []sshconfig.Hub
+	for i, addr := range append([]string{p.Settings.SSHAddr}, more...) {
+		host, port, err := net.SplitHostPort(addr)
+		if err != nil && i == 0 {
+			return "", fmt.Errorf("ssh_addr of the profile: %w", err)
+		}
+		if err == nil {
+			hubs = append(hubs, sshconfig.Hub{Host: host, Port: port})
+		}
 	}
 	blob, err := p.Trust()
 	if err != nil {
@@ -60,7 +66,7 @@ func writeSSHConfig(dir string, p *profile.Profile, login string, devices []stri
 		return "", err
 	}
 	conf := sshconfig.Config{
-		Host: host, Port: port, KeyPath: p.KeyPath(), CertPath: p.CertPath(), KnownHosts: filepath.Join(abs, knownHostsFile),
+		Hubs: hubs, KeyPath: p.KeyPath(), CertPath: p.CertPath(), KnownHosts: filepath.Join(abs, knownHostsFile),
 		Login: login, Devices: devices,
 	}
 	return filepath.Join(abs, sshConfigFile), errors.Join(
@@ -117,10 +123,11 @@ func runOpenSSH(c *cobra.Command, program string, args []string) error {
 	for _, d := range res.Msg.Devices {
 		names = append(names, d.Name)
 	}
-	if err := admin.chooseHub(c); err != nil {
+	more, err := admin.chooseHub(c)
+	if err != nil {
 		return err
 	}
-	config, err := writeSSHConfig(admin.profile.Dir, admin.profile, "", names)
+	config, err := writeSSHConfig(admin.profile.Dir, admin.profile, more, "", names)
 	if err != nil {
 		return err
 	}
@@ -136,26 +143,27 @@ func runOpenSSH(c *cobra.Command, program string, args []string) error {
 }
 
 // chooseHub points the profile at a hub that is up, the one it names already
-// where that is.
-func (c *client) chooseHub(cmd *cobra.Command) error {
+// where that is, and returns one address of each other.
+func (c *client) chooseHub(cmd *cobra.Command) (more []string, err error) {
 	res, err := c.Whoami(cmd.Context(), connect.NewRequest(&api.WhoamiRequest{}))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var up []string
-	for _, h := range res.Msg.Hubs {
-		if h.Online {
-			up = append(up, h.SshAddresses...)
-		}
+	up := slices.DeleteFunc(res.Msg.Hubs, func(h *api.Hub) bool { return !h.Online || len(h.SshAddresses) == 0 })
+	if len(up) == 0 {
+		return nil, offlineError{errors.New("no hub is up: start one with hawser-hub run, or see hawser hub ls")}
 	}
 	s := &c.profile.Settings
-	switch {
-	case len(up) == 0:
-		return offlineError{errors.New("no hub is up: start one with hawser-hub run, or see hawser status")}
-	case !slices.Contains(up, s.SSHAddr):
-		s.SSHAddr = up[0]
+	own := slices.IndexFunc(up, func(h *api.Hub) bool { return slices.Contains(h.SshAddresses, s.SSHAddr) })
+	if own < 0 {
+		own, s.SSHAddr = 0, up[0].SshAddresses[0]
 	}
-	return nil
+	for i, h := range up {
+		if i != own {
+			more = append(more, h.SshAddresses[0])
+		}
+	}
+	return more, nil
 }
 
 // silent is an error that has been shown already.

@@ -28,6 +28,7 @@ type upConfig struct {
 	Dir     string
 	Bind    netip.Addr
 	Devices int           // local agents, gw-1 to gw-N
+	Hubs    int           // in zones of their own where there are several
 	Cluster string        // name of a new cluster; empty: the hostname
 	UserTTL time.Duration // life of the admin's certificate; 0: auth's default
 	// DeviceTTL and HubTTL are the lives of their certificates; 0: auth's default.
@@ -40,13 +41,16 @@ type upConfig struct {
 // maxLocalDevices bounds --devices: each is a process of some 10 MB.
 const maxLocalDevices = 200
 
+// maxLocalHubs bounds --hubs: a zone each, and they have letters.
+const maxLocalHubs = 9
+
 func newUp() *cobra.Command {
 	var cfg upConfig
 	var bind string
 	var verbose bool
 	c := &cobra.Command{
 		Use:   "up --dir DIR",
-		Short: "A whole cluster here and now: auth and hub in this process, local agents as its children",
+		Short: "A whole cluster here and now: auth and hubs in this process, local agents as its children",
 		Args:  cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			if cfg.Dir == "" {
@@ -54,6 +58,9 @@ func newUp() *cobra.Command {
 			}
 			if cfg.Devices < 0 || cfg.Devices > maxLocalDevices {
 				return usageError{fmt.Errorf("--devices %d: 0 to %d", cfg.Devices, maxLocalDevices)}
+			}
+			if cfg.Hubs < 1 || cfg.Hubs > maxLocalHubs {
+				return usageError{fmt.Errorf("--hubs %d: 1 to %d", cfg.Hubs, maxLocalHubs)}
 			}
 			var err error
 			if cfg.Bind, err = netip.ParseAddr(bind); err != nil {
@@ -72,6 +79,7 @@ func newUp() *cobra.Command {
 	f.StringVar(&cfg.Dir, "dir", "", "directory of all the cluster's state")
 	f.StringVar(&bind, "bind", "127.0.0.1", "address to listen on")
 	f.IntVar(&cfg.Devices, "devices", 0, "local agents to run, gw-1 to gw-N")
+	f.IntVar(&cfg.Hubs, "hubs", 1, "hubs to run in this process, the first on the ports below, each in a zone of its own: a, b, c...")
 	f.StringVar(&cfg.Cluster, "cluster", "", "name of a new cluster (default: the hostname)")
 	f.Uint16Var(&cfg.SSHPort, "ssh-port", 0, "port for ssh; 0: as the last time, or free-chosen")
 	f.Uint16Var(&cfg.TunnelPort, "tunnel-port", 0, "port for devices, UDP and TCP; 0: likewise")
@@ -92,8 +100,17 @@ type ready struct {
 	Cluster    string        `json:"cluster"`
 	Home       string        `json:"home"`
 	SSHConfig  string        `json:"ssh_config"`
+	Hubs       []readyHub    `json:"hubs"` // the first is that of ssh_addr and tunnel_addr
 	Devices    []readyDevice `json:"devices"`
 	PID        int           `json:"pid"`
+}
+
+type readyHub struct {
+	Name       string `json:"name"`
+	SSHAddr    string `json:"ssh_addr"`
+	TunnelAddr string `json:"tunnel_addr"`
+	UUID       string `json:"uuid"`
+	Zone       string `json:"zone,omitempty"`
 }
 
 type readyDevice struct {
@@ -113,6 +130,13 @@ type ports struct {
 	SSH    uint16 `json:"ssh"`
 	Tunnel uint16 `json:"tunnel"`
 	API    uint16 `json:"api"`
+	// More are those of the second hub and on.
+	More []hubPorts `json:"more,omitempty"`
+}
+
+type hubPorts struct {
+	SSH    uint16 `json:"ssh"`
+	Tunnel uint16 `json:"tunnel"`
 }
 
 // up runs the cluster until ctx ends. It returns when all that it started has.
@@ -167,7 +191,7 @@ type cluster struct {
 	root    *os.Root
 	group   *parts
 	auth    *auth.Server
-	hub     *hub.Hub
+	hubs    []*hub.Hub
 	profile *profile.Profile
 	ready   ready
 	states  []string // of ready.Devices, their state directories
@@ -180,12 +204,12 @@ func (c *cluster) start(ctx context.Context) error {
 	if err := c.startAuth(p); err != nil {
 		return fmt.Errorf("start auth: %w", err)
 	}
-	if err := c.startHub(ctx, p); err != nil {
-		return fmt.Errorf("start the hub: %w", err)
+	if err := c.startHubs(ctx, p); err != nil {
+		return err
 	}
 	c.ready.Devices = []readyDevice{}
 	c.ready.PID = os.Getpid()
-	c.ready.SSHAddr, c.ready.TunnelAddr = reach(c.hub.SSHAddr()).String(), reach(c.hub.TunnelAddr()).String()
+	c.ready.SSHAddr, c.ready.TunnelAddr = c.ready.Hubs[0].SSHAddr, c.ready.Hubs[0].TunnelAddr
 	c.ready.Cluster, c.ready.CAPin, c.ready.APIAddr = c.auth.Cluster(), c.auth.Pin(), c.auth.Addr()
 	if err := c.savePorts(); err != nil {
 		return err
@@ -228,10 +252,16 @@ func (c *cluster) ports() ports {
 			p = ports{}
 		}
 	}
-	for _, f := range []struct {
+	type wish struct {
 		asked uint16
 		use   *uint16
-	}{{c.cfg.SSHPort, &p.SSH}, {c.cfg.TunnelPort, &p.Tunnel}, {c.cfg.API, &p.API}} {
+	}
+	wishes := []wish{{c.cfg.SSHPort, &p.SSH}, {c.cfg.TunnelPort, &p.Tunnel}, {c.cfg.API, &p.API}}
+	p.More = append(p.More, make([]hubPorts, maxLocalHubs)...)[:c.cfg.Hubs-1]
+	for i := range p.More {
+		wishes = append(wishes, wish{0, &p.More[i].SSH}, wish{0, &p.More[i].Tunnel})
+	}
+	for _, f := range wishes {
 		switch {
 		case f.asked != 0:
 			*f.use = f.asked
@@ -247,7 +277,11 @@ func (c *cluster) savePorts() error {
 	if err != nil {
 		return err
 	}
-	b, err := json.Marshal(ports{SSH: c.hub.SSHAddr().Port(), Tunnel: c.hub.TunnelAddr().Port(), API: api.Port()})
+	p := ports{SSH: c.hubs[0].SSHAddr().Port(), Tunnel: c.hubs[0].TunnelAddr().Port(), API: api.Port()}
+	for _, h := range c.hubs[1:] {
+		p.More = append(p.More, hubPorts{h.SSHAddr().Port(), h.TunnelAddr().Port()})
+	}
+	b, err := json.Marshal(p)
 	if err != nil {
 		return err
 	}
@@ -279,12 +313,31 @@ func (c *cluster) startAuth(p ports) error {
 	return c.group.until(c.auth.Ready())
 }
 
-func (c *cluster) startHub(ctx context.Context, p ports) error {
+// startHubs starts them one after the other; they end together.
+func (c *cluster) startHubs(ctx context.Context, p ports) error {
+	c.group.next()
+	for i, at := range append([]hubPorts{{p.SSH, p.Tunnel}}, p.More...) {
+		name := "hub"
+		if i > 0 {
+			name = fmt.Sprintf("hub-%d", i+1)
+		}
+		zone := ""
+		if c.cfg.Hubs > 1 {
+			zone = string(rune('a' + i))
+		}
+		if err := c.startHub(ctx, name, zone, at); err != nil {
+			return fmt.Errorf("start %s: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func (c *cluster) startHub(ctx context.Context, name, zone string, p hubPorts) error {
 	cfg := hub.Config{
-		Data: filepath.Join(c.cfg.Dir, "hub"), AuthAddr: c.auth.Addr(),
+		Data: filepath.Join(c.cfg.Dir, name), AuthAddr: c.auth.Addr(), Zone: zone,
 		SSHListen: c.at(p.SSH), TunnelListen: c.at(p.Tunnel),
 		Public: []string{reach(netip.AddrPortFrom(c.cfg.Bind, 0)).Addr().String(), "localhost"},
-		Logger: c.cfg.Log.With("part", "hub"),
+		Logger: c.cfg.Log.With("part", name),
 	}
 	joined, err := identity.Joined(cfg.Data)
 	if err != nil {
@@ -295,12 +348,28 @@ func (c *cluster) startHub(ctx context.Context, p ports) error {
 			return err
 		}
 	}
-	if c.hub, err = hub.New(cfg); err != nil {
+	h, err := hub.New(cfg)
+	if err != nil {
 		return err
 	}
-	c.group.next()
-	c.group.run("hub", c.hub.Run)
-	return c.group.until(c.hub.Ready())
+	c.group.run(name, h.Run)
+	if err := c.group.until(h.Ready()); err != nil {
+		return err
+	}
+	dir, err := identity.Open(cfg.Data)
+	if err != nil {
+		return err
+	}
+	defer dir.Close()
+	cred, err := identity.Load(dir)
+	if err != nil {
+		return fmt.Errorf("read its identity: %w", err)
+	}
+	c.hubs = append(c.hubs, h)
+	c.ready.Hubs = append(c.ready.Hubs, readyHub{
+		Name: cred.Name, SSHAddr: reach(h.SSHAddr()).String(), TunnelAddr: reach(h.TunnelAddr()).String(), UUID: cred.UUID, Zone: zone,
+	})
+	return nil
 }
 
 // startTimeout bounds how long a part may take to come up.
@@ -425,7 +494,11 @@ func (c *cluster) writeConfig(ctx context.Context) (map[string]bool, error) {
 		names = append(names, d.Name)
 	}
 	slices.Sort(names)
-	c.ready.SSHConfig, err = writeSSHConfig(c.cfg.Dir, c.profile, localLogin(), names)
+	var more []string
+	for _, h := range c.ready.Hubs[1:] {
+		more = append(more, h.SSHAddr)
+	}
+	c.ready.SSHConfig, err = writeSSHConfig(c.cfg.Dir, c.profile, more, localLogin(), names)
 	return online, err
 }
 

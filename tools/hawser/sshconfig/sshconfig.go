@@ -5,6 +5,7 @@ package sshconfig
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"golang.org/x/crypto/ssh"
@@ -13,8 +14,7 @@ import (
 
 // Config is what the files say.
 type Config struct {
-	Host       string   // a hub's name or address
-	Port       string   // of its SSH side
+	Hubs       []Hub    // the first is the one that devices are reached by
 	KeyPath    string   // the person's private key
 	CertPath   string   // its certificate
 	KnownHosts string   // path of the known_hosts file
@@ -22,14 +22,26 @@ type Config struct {
 	Devices    []string // names, already checked against the grammar
 }
 
+// Hub is where a hub's SSH side is.
+type Hub struct{ Host, Port string }
+
 // Render returns the text of an ssh_config(5) file: one alias a device for hub
-// mode, one with the prefix e2e- for end to end, and the hub itself as `hub`.
+// mode, one with the prefix e2e- for end to end, and the hubs themselves as
+// `hub`, `hub-2`, `hub-3`..., but for names that a device has.
 func (c Config) Render() []byte {
 	var b strings.Builder
 	b.WriteString("# Written by hawser, and written again when devices join: changes made here are lost.\n\n")
-	fmt.Fprintf(&b, "Host hub\n  User hawser\n%s\n", c.hub())
+	for i, h := range c.Hubs {
+		alias := "hub"
+		if i > 0 {
+			alias = fmt.Sprintf("hub-%d", i+1)
+		}
+		if !slices.Contains(c.Devices, alias) {
+			fmt.Fprintf(&b, "Host %s\n  User hawser\n%s\n", alias, h.at())
+		}
+	}
 	for _, d := range c.Devices {
-		fmt.Fprintf(&b, "Host %s\n  User %s\n%s\n", d, d, c.hub())
+		fmt.Fprintf(&b, "Host %s\n  User %s\n%s\n", d, d, c.Hubs[0].at())
 		fmt.Fprintf(&b, "Host e2e-%s\n  HostName %s\n  Port 22\n  ProxyJump hub\n", d, d)
 		if c.Login != "" {
 			fmt.Fprintf(&b, "  User %s\n", c.Login)
@@ -59,10 +71,8 @@ func ciphers() string {
 	return "  Ciphers aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes256-ctr,aes128-ctr\n"
 }
 
-// hub is the part that every alias of hub mode shares.
-func (c Config) hub() string {
-	return fmt.Sprintf("  HostName %s\n  Port %s\n", c.Host, c.Port)
-}
+// at is the part that every alias of hub mode shares.
+func (h Hub) at() string { return fmt.Sprintf("  HostName %s\n  Port %s\n", h.Host, h.Port) }
 
 // quote makes a path one word of ssh_config(5), which knows no escape for a
 // double quote.
