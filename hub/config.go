@@ -15,6 +15,8 @@ type Config struct {
 	Data string
 	// Token joins the cluster; needed only while Data holds no identity.
 	Token string
+	// Name is the wished name, when it joins; empty: the hostname.
+	Name string
 	// AuthAddr is host:port of the auth service; empty: what the token or the stored identity says.
 	AuthAddr string
 	// SSHListen is where people connect, host:port; empty: ":22". Port 0 chooses one.
@@ -122,6 +124,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.DrainTimeout == 0 {
 		c.DrainTimeout = defaultDrainTimeout
+	}
+	if c.Name == "" {
+		c.Name = hostname()
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

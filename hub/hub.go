@@ -15,6 +15,7 @@ import (
 
 	"hawser/hub/authclient"
 	"hawser/hub/front"
+	"hawser/hub/mesh"
 	"hawser/hub/registry"
 	"hawser/tunnel"
 	"hawser/tunnel/identity"
@@ -35,6 +36,7 @@ type Hub struct {
 	front    *front.Server
 
 	registry registry.Registry
+	mesh     *mesh.Mesh
 	granted  grantedSessions
 	changes  changedDevices
 
@@ -104,7 +106,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	defer h.unlisten()
 	sshAddrs, tunnelAddrs := h.publicAddresses()
 	h.auth, err = authclient.Open(ctx, authclient.Config{
-		Dir: dir, Token: h.config.Token, AuthAddr: h.config.AuthAddr, Name: hostname(), SSHAddrs: sshAddrs, TunnelAddrs: tunnelAddrs,
+		Dir: dir, Token: h.config.Token, AuthAddr: h.config.AuthAddr, Name: h.config.Name, SSHAddrs: sshAddrs, TunnelAddrs: tunnelAddrs,
 		Zone: h.config.Zone, Version: tunnel.Version(), Incarnation: h.incarnation, Logger: h.config.Logger, Now: h.config.Now,
 	})
 	if err != nil {
@@ -133,6 +135,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 	h.probes = newNATProbes(func(id wire.UUID) bool { return h.registry.Lookup(id) != nil },
 		func(b []byte, to netip.AddrPort) { _ = quic.WriteOther(b, to) })
+	h.mesh = h.newMesh(quic)
 	local, err := listenLocal(h.config.Data)
 	if err != nil {
 		return err
@@ -143,9 +146,10 @@ func (h *Hub) Run(ctx context.Context) error {
 	// What is stopped last is started first, each under a context of its own.
 	authCtx, stopAuth := context.WithCancel(context.WithoutCancel(ctx))
 	tunnelCtx, stopTunnels := context.WithCancel(context.WithoutCancel(ctx))
+	meshCtx, stopMesh := context.WithCancel(context.WithoutCancel(ctx))
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
-	var authWG, tunnelWG sync.WaitGroup
+	var authWG, tunnelWG, meshWG sync.WaitGroup
 	authWG.Go(func() { h.auth.Run(authCtx, h.events()) })
 	h.waitSynced(ctx)
 	tunnelWG.Go(func() {
@@ -158,6 +162,7 @@ func (h *Hub) Run(ctx context.Context) error {
 			fail(fmt.Errorf("accept TLS: %w", err))
 		}
 	})
+	meshWG.Go(func() { h.mesh.Run(meshCtx) })
 	tunnelWG.Go(func() { h.readOther(tunnelCtx, quic) })
 	tunnelWG.Go(func() { h.probes.run(tunnelCtx) })
 	tunnelWG.Go(func() { h.serveLocal(tunnelCtx, local) })
@@ -174,6 +179,8 @@ func (h *Hub) Run(ctx context.Context) error {
 
 	_ = h.tcp.Close()
 	h.tunnels.closeAll(wire.CloseDrain, "the hub is stopping")
+	stopMesh()
+	meshWG.Wait()
 	stopTunnels()
 	_ = quic.Close()
 	tunnelWG.Wait()

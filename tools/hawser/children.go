@@ -82,8 +82,11 @@ func (c *cluster) runDevice(ctx context.Context, name, dir string, started chan<
 	}
 	defer logFile.Close()
 	args := []string{"run", "--state", state, "--name", name}
-	for _, h := range c.ready.Hubs {
-		args = append(args, "--hub", h.TunnelAddr)
+	// Where there are several hubs an agent spreads over them by the signed list, which it cannot while it is told addresses.
+	if len(c.ready.Hubs) == 1 || c.moved {
+		for _, h := range c.ready.Hubs {
+			args = append(args, "--hub", h.TunnelAddr)
+		}
 	}
 	cmd := exec.CommandContext(ctx, program, args...)
 	cmd.Args[0] = argv0

@@ -195,6 +195,7 @@ type cluster struct {
 	profile *profile.Profile
 	ready   ready
 	states  []string // of ready.Devices, their state directories
+	moved   bool     // a port is another than in the last run: what agents hold of addresses is wrong
 }
 
 // start brings the parts up in the order in which they need each other, and
@@ -262,12 +263,14 @@ func (c *cluster) ports() ports {
 		wishes = append(wishes, wish{0, &p.More[i].SSH}, wish{0, &p.More[i].Tunnel})
 	}
 	for _, f := range wishes {
+		was := *f.use
 		switch {
 		case f.asked != 0:
 			*f.use = f.asked
 		case *f.use != 0 && !free(netip.AddrPortFrom(c.cfg.Bind, *f.use)):
 			*f.use = 0
 		}
+		c.moved = c.moved || was != 0 && was != *f.use
 	}
 	return p
 }
@@ -334,7 +337,7 @@ func (c *cluster) startHubs(ctx context.Context, p ports) error {
 
 func (c *cluster) startHub(ctx context.Context, name, zone string, p hubPorts) error {
 	cfg := hub.Config{
-		Data: filepath.Join(c.cfg.Dir, name), AuthAddr: c.auth.Addr(), Zone: zone,
+		Data: filepath.Join(c.cfg.Dir, name), Name: name, AuthAddr: c.auth.Addr(), Zone: zone,
 		SSHListen: c.at(p.SSH), TunnelListen: c.at(p.Tunnel),
 		Public: []string{reach(netip.AddrPortFrom(c.cfg.Bind, 0)).Addr().String(), "localhost"},
 		Logger: c.cfg.Log.With("part", name),
