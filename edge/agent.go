@@ -103,6 +103,7 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	defer closeState()
+	defer a.serveRecall()()
 	var smear time.Duration
 	if a.state.joined() {
 		smear = a.smear()

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"hawser/edge/netwatch"
 	"hawser/tunnel"
 	"hawser/tunnel/identity"
 	"hawser/tunnel/wire"
@@ -21,16 +22,17 @@ type Check struct {
 	Err        error
 }
 
-// Diagnose checks what an agent needs (the state directory, the clock, names, and each carrier to each hub) and tells each finding as it is made. It registers
-// nowhere: a handshake that the hub takes, up to its challenge, is all it asks for.
-func Diagnose(ctx context.Context, path string, hubs []string, build time.Time, tell func(Check)) {
+// Diagnose checks what an agent needs (the state directory, the clock, the network, names, and each carrier to each hub), asks a running agent what
+// it remembers, and tells each finding as it is made. It registers nowhere: a handshake that the hub takes, up to its challenge, is all it
+// asks for. via is Config.Proxy.
+func Diagnose(ctx context.Context, path string, hubs []string, via string, build time.Time, tell func(Check)) {
 	creds, err := diagnoseState(path)
 	text := path
 	if creds != nil && creds.UUID != "" {
 		text = fmt.Sprintf("%s: %s of %s", path, creds.Name, creds.Cluster)
 	}
 	tell(Check{"state", text, err})
-	tell(diagnoseClock(creds, build))
+	tell(diagnoseClock(creds, floorIn(path), build))
 	if m := readMachine(); m.kernel != 0 {
 		tell(Check{"machine", fmt.Sprintf("kernel %d, %d MB RAM, %d streams at most", m.kernel, m.ram>>20, m.streams()), nil})
 	}
@@ -39,6 +41,7 @@ func Diagnose(ctx context.Context, path string, hubs []string, build time.Time, 
 		err = fmt.Errorf("%w; sessions with a terminal need a mounted devpts: mount -t devpts devpts /dev/pts", err)
 	}
 	tell(Check{"terminal", "/dev/ptmx", err})
+	diagnoseAgent(path, tell)
 	if len(hubs) == 0 && creds != nil {
 		hubs = creds.Hubs
 	}
@@ -46,20 +49,42 @@ func Diagnose(ctx context.Context, path string, hubs []string, build time.Time, 
 		tell(Check{"hubs", "none known", errors.New("join first, or name one with --hub HOST:PORT")})
 		return
 	}
-	r := newResolver(false)
+	network := netwatch.Network()
+	if network == "" {
+		network = "no default route: only hubs on this machine's own networks can be reached"
+	}
+	tell(Check{"network", network, nil})
+	p, err := parseProxy(via)
+	if p != nil {
+		tell(Check{"proxy", "TCP goes through " + p.addr, nil})
+	} else if err != nil {
+		tell(Check{"proxy", "", err})
+	}
+	r := newResolver(p != nil)
 	for _, h := range hubs {
 		found, err := r.resolve(ctx, []string{h})
 		var list []string
 		for _, f := range found {
-			list = append(list, f.addr.String())
+			if f.addr.IsValid() {
+				list = append(list, f.addr.String())
+			}
+		}
+		if len(list) == 0 && p != nil {
+			list = append(list, "for the proxy to look up")
 		}
 		tell(Check{"names", h + " is " + strings.Join(list, ", "), err})
 		if err != nil || creds == nil || creds.UUID == "" {
 			continue
 		}
-		for _, carrier := range []Carriers{OnlyQUIC, OnlyTLS} {
-			tell(diagnoseCarrier(ctx, creds, found, carrier, build))
+		first := make(chan Check, 1)
+		go func() { first <- diagnoseCarrier(ctx, creds, found, p, OnlyQUIC, build) }()
+		tls := diagnoseCarrier(ctx, creds, found, p, OnlyTLS, build)
+		quic := <-first
+		if quic.Err != nil && tls.Err == nil {
+			quic.Text = "UDP is blocked; the agent works over TLS and tries UDP again"
 		}
+		tell(quic)
+		tell(tls)
 	}
 }
 
@@ -88,10 +113,15 @@ func diagnoseState(path string) (*identity.Credentials, error) {
 }
 
 // diagnoseClock compares the system clock with what it cannot be. An agent serves all the same, by signed time.
-func diagnoseClock(creds *identity.Credentials, build time.Time) Check {
+func diagnoseClock(creds *identity.Credentials, floor, build time.Time) Check {
 	now := time.Now()
 	c := Check{Name: "clock", Text: now.UTC().Format(time.RFC3339)}
+	if !floor.IsZero() {
+		c.Text += ", never before " + floor.UTC().Format(time.RFC3339)
+	}
 	switch {
+	case now.Before(floor):
+		c.Err = errors.New("it is before the newest time that auth has signed for this device; the agent goes by its hub's signed time")
 	case now.Before(build):
 		c.Err = fmt.Errorf("it is before this program was built (%s); the agent goes by its hub's signed time", build.UTC().Format(time.RFC3339))
 	case creds != nil && creds.UUID != "":
@@ -108,8 +138,21 @@ func diagnoseClock(creds *identity.Credentials, build time.Time) Check {
 	return c
 }
 
+// floorIn is the stored floor of the clock.
+func floorIn(path string) time.Time {
+	if _, err := os.Stat(path); err != nil {
+		return time.Time{} // identity.Open would make it
+	}
+	dir, err := identity.Open(path)
+	if err != nil {
+		return time.Time{}
+	}
+	defer dir.Close()
+	return (&state{dir: dir}).floor()
+}
+
 // diagnoseCarrier dials and waits for the challenge.
-func diagnoseCarrier(ctx context.Context, creds *identity.Credentials, found []resolved, carrier Carriers, build time.Time) Check {
+func diagnoseCarrier(ctx context.Context, creds *identity.Credentials, found []resolved, p *proxy, carrier Carriers, build time.Time) Check {
 	ctx, cancel := context.WithTimeout(ctx, messageTimeout)
 	defer cancel()
 	c := Check{Name: "quic (UDP)"}
@@ -121,7 +164,7 @@ func diagnoseCarrier(ctx context.Context, creds *identity.Credentials, found []r
 		c.Err = err
 		return c
 	}
-	a := &Agent{machine: readMachine(), clock: newClock(time.Now, build)}
+	a := &Agent{machine: readMachine(), clock: newClock(time.Now, build), proxy: p}
 	start := time.Now()
 	r, late, err := race(ctx, plan(found, carrier), 0, func(ctx context.Context, at attempt) (string, error) {
 		conn, err := a.dial(ctx, at, clientTLS(creds.TLSCertificate(), func(cs tls.ConnectionState) error { return a.verifyHub(cs, trust) }, tunnel.ALPN))
@@ -137,9 +180,13 @@ func diagnoseCarrier(ctx context.Context, creds *identity.Credentials, found []r
 	}, func(string) {})
 	<-late
 	if err != nil {
-		c.Text, c.Err = "no hub answers", err
+		kind, why := classify(err)
+		c.Text, c.Err = kind.String(), err
+		if kind == wire.EventIntercepted {
+			c.Err = errors.New(why)
+		}
 		return c
 	}
-	c.Text = fmt.Sprintf("hub %s at %s in %d ms", r.value, r.attempt.addr, time.Since(start).Milliseconds())
+	c.Text = fmt.Sprintf("hub %s by %s in %d ms", r.value, r.attempt, time.Since(start).Milliseconds())
 	return c
 }

@@ -68,8 +68,10 @@ func Leave(path string) error {
 	if err := dir.Remove(identityFile); err != nil && !errors.Is(err, identity.ErrNotExist) {
 		return fmt.Errorf("forget the identity: %w", err)
 	}
-	if err := dir.Remove(floorFile); err != nil && !errors.Is(err, identity.ErrNotExist) {
-		return fmt.Errorf("forget the clock's floor: %w", err)
+	for _, name := range []string{floorFile, hubListFile, addressFile} {
+		if err := dir.Remove(name); err != nil && !errors.Is(err, identity.ErrNotExist) {
+			return fmt.Errorf("forget the cluster: %w", err)
+		}
 	}
 	return nil
 }

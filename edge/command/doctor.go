@@ -15,7 +15,7 @@ func doctor(o *options, stdout, _ io.Writer) error {
 	ctx, stop := untilSignal()
 	defer stop()
 	failed := 0
-	edge.Diagnose(ctx, o.state, o.hubs, built(), func(c edge.Check) {
+	edge.Diagnose(ctx, o.state, o.hubs, o.proxy, built(), func(c edge.Check) {
 		verdict := "ok"
 		if c.Err != nil {
 			verdict = "FAIL"
