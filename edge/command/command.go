@@ -28,8 +28,10 @@ const usage = `hawser-edge keeps this device reachable through its cluster.
   hawser-edge join   --state DIR --token TOKEN [--name NAME] [--label k=v]...    only joins
   hawser-edge status [--state DIR]    says who this device is; inside a session, which session that is
   hawser-edge leave  --state DIR      forgets the identity and the key
-  hawser-edge doctor [--state DIR] [--hub ADDR]...    checks what an agent needs
+  hawser-edge doctor [--state DIR] [--hub ADDR]... [--proxy URL]    checks what an agent needs, and asks the running one
   hawser-edge version
+
+  --proxy http://[USER:PASSWORD@]HOST[:PORT]    the HTTP proxy that TCP goes through; "env": that of HTTPS_PROXY. None unless told
 
 Every flag may also come from the environment: HAWSER_STATE, HAWSER_TOKEN, HAWSER_NAME, HAWSER_LABEL, HAWSER_HUB,
 HAWSER_CARRIER, HAWSER_PROXY, HAWSER_LOG_LEVEL (lists separated by commas). A flag wins.
