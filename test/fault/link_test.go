@@ -110,6 +110,7 @@ func TestASessionOutlivesItsLink(t *testing.T) {
 				time.Sleep(time.Second)
 				since := f.happen(t, s)
 				flowing(t, streams, time.Now(), 20*time.Second)
+				s.Stacks(t)
 				time.Sleep(2 * time.Second)
 				judge(t, f.name, carrier, streams, since, f.bound+2*f.rtt)
 			})

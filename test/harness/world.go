@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -382,6 +383,15 @@ func (s *Site) Online(t testing.TB, within time.Duration) {
 		d, err := s.w.Show(t, s.Name)
 		return err == nil && d.Online
 	})
+}
+
+// Stacks ends the agent with the stacks of all its goroutines in its log, when the test has failed already.
+func (s *Site) Stacks(t testing.TB) {
+	t.Helper()
+	if t.Failed() {
+		s.Edge.Cmd.Process.Signal(syscall.SIGQUIT)
+		<-s.Edge.Done()
+	}
 }
 
 // --- faults; each is undone by its opposite or by Heal ---
