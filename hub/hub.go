@@ -41,6 +41,7 @@ type Hub struct {
 	changes  changedDevices
 
 	tunnels   tunnelSet
+	issuers   issuers
 	ends      tunnelEnds
 	admission admission
 	probes    *natProbes

@@ -30,6 +30,7 @@ type authTwin struct {
 	set    *ca.Set
 	trust  []byte
 	device *api.WatchDevice
+	more   []*api.WatchDevice
 	states chan *api.DeviceState
 
 	closed   chan uint64 // chunks of recordings closed
@@ -99,7 +100,7 @@ func (a *authTwin) JoinHub(ctx context.Context, r *connect.Request[api.JoinHubRe
 
 func (a *authTwin) Watch(ctx context.Context, _ *connect.Request[api.WatchRequest], s *connect.ServerStream[api.WatchResponse]) error {
 	err := s.Send(&api.WatchResponse{
-		Revision: 5, Epoch: "e", Full: true, Begin: true, Synced: true, Trust: a.trust, Devices: []*api.WatchDevice{a.device},
+		Revision: 5, Epoch: "e", Full: true, Begin: true, Synced: true, Trust: a.trust, Devices: append([]*api.WatchDevice{a.device}, a.more...),
 		Locks: &api.Locks{Revision: 2}, Time: a.set.SignTime(time.Now(), nil),
 	})
 	<-ctx.Done()
@@ -108,7 +109,10 @@ func (a *authTwin) Watch(ctx context.Context, _ *connect.Request[api.WatchReques
 
 func (a *authTwin) ReportDevices(_ context.Context, r *connect.Request[api.ReportDevicesRequest]) (*connect.Response[api.ReportDevicesResponse], error) {
 	for _, d := range r.Msg.Devices {
-		a.states <- d
+		select {
+		case a.states <- d:
+		default: // nobody looks at so many
+		}
 	}
 	return connect.NewResponse(new(api.ReportDevicesResponse)), nil
 }
@@ -127,7 +131,12 @@ func (a *authTwin) token(t *testing.T, addr, pin string) string {
 // runHub joins and runs a hub until the test ends.
 func runHub(t *testing.T, token string) *Hub {
 	t.Helper()
-	h, err := New(Config{Data: t.TempDir(), Token: token, SSHListen: "127.0.0.1:0", TunnelListen: "127.0.0.1:0"})
+	return runHubWith(t, Config{Data: t.TempDir(), Token: token, SSHListen: "127.0.0.1:0", TunnelListen: "127.0.0.1:0"})
+}
+
+func runHubWith(t *testing.T, c Config) *Hub {
+	t.Helper()
+	h, err := New(c)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -71,7 +71,7 @@ func (s *served) start() {
 	if _, ok := s.t.Conn.(yamuxconn.Parker); !ok {
 		s.spawn(func() {
 			for {
-				b, err := s.t.Conn.ReceiveHeartbeat(s.t.Conn.Context())
+				b, err := s.t.Conn.ReceiveHeartbeat(context.Background()) // it fails with the tunnel
 				if err != nil {
 					return
 				}
@@ -108,7 +108,7 @@ func (s *served) run() {
 
 func (s *served) take() error {
 	for {
-		b, err := s.t.Conn.ReceiveControl(s.t.Conn.Context())
+		b, err := s.t.Conn.ReceiveControl(context.Background()) // it fails with the tunnel
 		if err == nil {
 			err = s.control(b)
 		}
@@ -380,21 +380,20 @@ func (h *Hub) closeFor(err error) *wire.CloseError {
 	return &wire.CloseError{Code: wire.CloseProtocol, Reason: "not understood"}
 }
 
-// endText says how a tunnel ended, for people.
+// endText says in few words how a tunnel ended.
 func endText(carrier tunnel.Carrier, cause error) string {
 	e, ok := errors.AsType[*wire.CloseError](cause)
-	if !ok {
-		return fmt.Sprintf("%s tunnel lost: %s", carrier, wire.Quote(cause.Error(), 200))
+	switch {
+	case !ok:
+		return fmt.Sprintf("%s connection lost", carrier)
+	case e.Remote && e.Reason == "":
+		return "the device closed it: " + e.Code.String()
+	case e.Remote:
+		return "the device closed it: " + wire.Quote(e.Reason, 200)
+	case e.Reason == "":
+		return e.Code.String()
 	}
-	by := "the hub"
-	if e.Remote {
-		by = "the device"
-	}
-	text := fmt.Sprintf("%s tunnel closed by %s: %s", carrier, by, e.Code)
-	if e.Reason != "" {
-		text += ": " + wire.Quote(e.Reason, 200)
-	}
-	return text
+	return wire.Quote(e.Reason, 200)
 }
 
 // openLocal opens a stream on a tunnel of this hub's. The tunnel is not closed for missing heartbeats while it has streams.
@@ -506,10 +505,7 @@ func (h *Hub) infoChanged(t *registry.Tunnel) {
 
 // hubStatus is how another hub is, as far as this one knows.
 func (h *Hub) hubStatus(id wire.UUID) wire.HubStatus {
-	if id == h.auth.UUID() {
-		return wire.HubStatus{Hub: id, State: wire.HubUp, Incarnation: h.incarnation}
-	}
-	return wire.HubStatus{Hub: id, State: wire.HubUnknown}
+	return h.mesh.HubStatus(id)
 }
 
 // hubChanged tells the devices that asked for a hub how it is now.

@@ -37,6 +37,7 @@ type conn struct {
 	qc      *quic.Conn
 	side    side
 	control *quic.Stream
+	settle  func() // a hub's tunnel: what watched for streams until heartbeats came ends
 	release func() // the edge's transport and socket; nil at the hub
 
 	ctx    context.Context
@@ -195,6 +196,9 @@ func (c *conn) SendHeartbeat(b []byte) error {
 }
 
 func (c *conn) ReceiveHeartbeat(ctx context.Context) ([]byte, error) {
+	if c.settle != nil {
+		c.settle()
+	}
 	b, err := c.qc.ReceiveDatagram(ctx)
 	if err != nil {
 		if ctx.Err() != nil {
@@ -202,8 +206,28 @@ func (c *conn) ReceiveHeartbeat(ctx context.Context) ([]byte, error) {
 		}
 		return nil, c.cause(err)
 	}
+	if c.side == hubSide && c.opened() {
+		c.CloseWithError(wire.CloseProtocol, edgeOpened)
+		return nil, context.Cause(c.ctx)
+	}
 	return b, nil
 }
+
+// opened tells whether an edge has opened a stream, which only hubs may: there are streams it may open, for other hubs come in by the same
+// listener. It is asked with each heartbeat, for waiting for what never comes would cost a goroutine for each tunnel.
+func (c *conn) opened() bool {
+	_, err := c.qc.AcceptStream(over)
+	return err == nil
+}
+
+const edgeOpened = "an edge opens no streams"
+
+// over is a context that has ended.
+var over = func() context.Context {
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	return ctx
+}()
 
 func (c *conn) CloseWithError(code wire.CloseCode, reason string) error {
 	return c.CloseWith(&wire.CloseError{Code: code, Reason: reason})

@@ -53,6 +53,7 @@ type Listener struct {
 // VerifyConnection, whose NegotiatedProtocol tells tunnels and peers (ALPNPeer) apart.
 func Listen(pc net.PacketConn, tc *tls.Config, o Options) (*Listener, error) {
 	tr := &quic.Transport{Conn: pc, StatelessResetKey: o.StatelessResetKey}
+	o.admit(tr)
 	ln, err := tr.Listen(tlsConfig(tc, tunnel.ALPN, ALPNPeer), o.config(false))
 	if err != nil {
 		return nil, fmt.Errorf("listen for QUIC on %s: %w", pc.LocalAddr(), err)
@@ -95,9 +96,12 @@ func (l *Listener) Accept(ctx context.Context) (tunnel.Conn, error) {
 	if err != nil {
 		return nil, fmt.Errorf("accept a tunnel: %w", err)
 	}
+	// Until there are heartbeats, which look as well, somebody must: who has not registered yet may be anybody.
+	ctx, settle := context.WithCancel(c.qc.Context())
+	c.settle = settle
 	l.wg.Go(func() {
-		if _, err := c.qc.AcceptStream(c.qc.Context()); err == nil {
-			c.CloseWithError(wire.CloseProtocol, "an edge opens no streams")
+		if _, err := c.qc.AcceptStream(ctx); err == nil {
+			c.CloseWithError(wire.CloseProtocol, edgeOpened)
 		}
 	})
 	return c, nil
