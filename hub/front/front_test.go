@@ -30,11 +30,52 @@ import (
 // refusedGrant is what the device refuses, and the login whose grant it is.
 const refusedGrant = "toor"
 
-// device is an edge in a few lines: it runs no processes, but speaks like one that does.
-func device(t *testing.T, c tunnel.Conn) {
+// edgeTwin is an edge in a few lines: it runs no processes, but speaks like one that does. Its streams outlive its tunnels.
+type edgeTwin struct {
+	mu      sync.Mutex
+	streams map[wire.StreamID]*resume.Stream
+}
+
+func (e *edgeTwin) add(s *resume.Stream) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.streams == nil {
+		e.streams = make(map[wire.StreamID]*resume.Stream)
+	}
+	e.streams[s.ID()] = s
+}
+
+// end ends and forgets all streams.
+func (e *edgeTwin) end(why error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range e.streams {
+		s.End(why)
+	}
+	e.streams = nil
+}
+
+// reattach answers an Attach of a counter above 0.
+func (e *edgeTwin) reattach(att tunnel.Stream, a wire.Attach) {
+	e.mu.Lock()
+	s := e.streams[a.ID]
+	e.mu.Unlock()
+	err := errors.New("none")
+	if s != nil {
+		err = s.Reattach(att, a)
+	}
+	if err != nil {
+		resume.Refuse(att, resume.CodeOf(err), err.Error())
+	}
+}
+
+func (e *edgeTwin) serve(t *testing.T, c tunnel.Conn) {
 	ctx := t.Context()
 	var wg sync.WaitGroup
-	t.Cleanup(wg.Wait)
+	t.Cleanup(func() {
+		e.end(errors.New("the test ended"))
+		wg.Wait()
+	})
 	wg.Go(func() {
 		for {
 			att, err := c.AcceptStream(ctx)
@@ -48,6 +89,10 @@ func device(t *testing.T, c tunnel.Conn) {
 					att.Reset(wire.StreamCancelled)
 					return
 				}
+				if a.Counter > 0 {
+					e.reattach(att, a)
+					return
+				}
 				open, _ := wire.DecodeOpenRequest(a.Open)
 				if open.Target == "127.0.0.1:1" {
 					resume.Refuse(att, wire.StreamConnectFailed, "connection refused")
@@ -58,10 +103,11 @@ func device(t *testing.T, c tunnel.Conn) {
 					resume.Refuse(att, wire.StreamNotFound, `login "toor": no such login`)
 					return
 				}
-				s, err := resume.Accept(att, a, resume.Options{})
+				s, err := resume.Accept(att, a, resume.Options{DetachedLife: time.Minute})
 				if err != nil {
 					return
 				}
+				e.add(s)
 				if a.Kind != wire.KindSession {
 					_, _ = io.Copy(s, s)
 					_ = s.CloseWrite()
@@ -95,6 +141,9 @@ func runSession(ch *channel.Conn) {
 					_, _ = io.Copy(ch, ch)
 				case p.Command == "hang":
 					<-ch.Done()
+				case strings.HasPrefix(p.Command, "print "):
+					_, _ = io.WriteString(ch, strings.TrimPrefix(p.Command, "print "))
+					_, _ = io.Copy(ch, ch)
 				default:
 					_, _ = io.WriteString(ch, "out "+p.Command)
 					_, _ = io.WriteString(ch.Stderr(), "err "+p.Command)
@@ -120,6 +169,18 @@ type twin struct {
 	ended  []string
 	shown  bytes.Buffer
 	killed []string
+	life   time.Duration
+
+	changed chan struct{} // closed when conn is another
+}
+
+// route makes conn the device's tunnel, nil: none.
+func (b *twin) route(conn tunnel.Conn) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.conn = conn
+	close(b.changed)
+	b.changed = make(chan struct{})
 }
 
 var gwUUID = wire.UUID{1}
@@ -140,7 +201,11 @@ func (b *twin) Reach(_ Identity, device string) (wire.UUID, func(), error) {
 	}
 	return gwUUID, func() {}, nil
 }
-func (b *twin) RouteChanged(wire.UUID) <-chan struct{} { return nil }
+func (b *twin) RouteChanged(wire.UUID) <-chan struct{} {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.changed
+}
 func (b *twin) Admit(_ context.Context, c Claim) (*Place, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -160,6 +225,7 @@ func (b *twin) Admit(_ context.Context, c Claim) (*Place, error) {
 	return &Place{
 		Grant: []byte(g), SessionID: c.SessionID, Device: gwUUID, DeviceName: "gw-1", Login: "root",
 		Channels: []string{"exec", "local-forward"}, Recorded: true, NotAfter: time.Now().Add(time.Minute),
+		DetachedLife: b.life,
 	}, nil
 }
 func (b *twin) Release(_ [16]byte, status int32, reason string) {
@@ -169,7 +235,13 @@ func (b *twin) Release(_ [16]byte, status int32, reason string) {
 }
 func (b *twin) OpenStream(ctx context.Context, _ wire.UUID, a *wire.Attach) (tunnel.Stream, error) {
 	a.EntryHub = wire.UUID{9}
-	return b.conn.OpenStream(ctx)
+	b.mu.Lock()
+	conn := b.conn
+	b.mu.Unlock()
+	if conn == nil {
+		return nil, ErrOffline
+	}
+	return conn.OpenStream(ctx)
 }
 func (b *twin) KillOnDevice(_ wire.UUID, _ [16]byte, reason string) {
 	b.mu.Lock()
@@ -194,6 +266,7 @@ func (r *twinRecording) Close(context.Context) error            { return nil }
 type fixture struct {
 	*twin
 	server *Server
+	edge   *edgeTwin
 	addr   string
 	alice  ssh.Signer
 }
@@ -214,8 +287,10 @@ func newSigner(t *testing.T) ssh.Signer {
 func start(t *testing.T, change ...func(*Config)) *fixture {
 	t.Helper()
 	hub, edge := tunneltest.Pair(t)
-	device(t, edge)
-	f := &fixture{alice: newSigner(t), twin: &twin{conn: hub, keys: make(map[string]string)}}
+	f := &fixture{alice: newSigner(t), edge: new(edgeTwin), twin: &twin{
+		conn: hub, keys: make(map[string]string), life: time.Minute, changed: make(chan struct{}),
+	}}
+	f.edge.serve(t, edge)
 	f.keys[string(f.alice.PublicKey().Marshal())] = "alice"
 	c := Config{
 		Backend: f.twin, HostKey: newSigner(t), HandshakeTimeout: 5 * time.Second, MaxUnauthenticated: 50, MaxUnauthenticatedPerSource: 50,

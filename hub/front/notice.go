@@ -53,7 +53,7 @@ func (n *notices) link(attached bool) {
 	}
 	n.told = false
 	if !attached && !n.ended {
-		n.timer = time.AfterFunc(noticeAfter, n.lost)
+		n.timer = time.AfterFunc(n.x.c.s.c.NoticeAfter, n.lost)
 	}
 	n.mu.Unlock()
 	if attached && told {
@@ -71,7 +71,7 @@ func (n *notices) lost() {
 		return // it is back, and said so if it had to
 	}
 	if n.told = told; !told {
-		n.timer.Reset(noticeAfter)
+		n.timer.Reset(n.x.c.s.c.NoticeAfter)
 	}
 }
 

@@ -1,6 +1,7 @@
 package front
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -30,6 +31,8 @@ type Config struct {
 	HubName string
 	// NoNotice keeps from people at a terminal that their device's link is lost, and is back.
 	NoNotice bool
+	// NoticeAfter is how long the link is lost before they are told; 0: 3 s.
+	NoticeAfter time.Duration
 	// StatesChanged, unless nil, is called when States has something new. It must not block.
 	StatesChanged func()
 	Logger        *slog.Logger
@@ -54,6 +57,7 @@ type Server struct {
 
 // New makes a Server.
 func New(c Config) *Server {
+	c.NoticeAfter = cmp.Or(c.NoticeAfter, noticeAfter)
 	s := &Server{
 		c: c, gate: gate{total: c.MaxUnauthenticated, perSource: c.MaxUnauthenticatedPerSource},
 		conns: make(map[*conn]struct{}), sessions: make(map[[16]byte]*session),

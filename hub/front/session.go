@@ -298,6 +298,12 @@ func (x *session) result(outErr error) (*exitInfo, error) {
 }
 
 func sayBroken(err error) string {
+	switch {
+	case errors.Is(err, resume.ErrGone):
+		return "the device has lost this session: it, or the agent on it, was restarted"
+	case errors.Is(err, resume.ErrDetached):
+		return "the device was away for longer than your roles let a session wait"
+	}
 	if r, ok := errors.AsType[*resume.RefusedError](err); ok {
 		return "the device refused: " + printable(r.Message)
 	}
