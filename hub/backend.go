@@ -74,7 +74,7 @@ func (b *backend) List(id front.Identity) []front.Listed {
 		if !b.reach(id, d, "") {
 			continue
 		}
-		l := front.Listed{Name: d.Name, Online: b.h.registry.Lookup(d.UUID) != nil}
+		l := front.Listed{Name: d.Name, Online: b.h.registry.Online(d.UUID)}
 		for _, label := range d.Labels {
 			l.Labels = append(l.Labels, label.Key+"="+label.Value)
 		}
@@ -91,7 +91,7 @@ func (b *backend) Reach(id front.Identity, device string) (to wire.UUID, release
 	if d == nil || !b.reach(id, d, policy.WayEndToEnd) {
 		return wire.UUID{}, nil, &front.Refusal{Message: front.UnknownDevice(device)}
 	}
-	if b.h.registry.Lookup(d.UUID) == nil {
+	if len(b.h.registry.Routes(d.UUID)) == 0 {
 		return wire.UUID{}, nil, front.ErrOffline
 	}
 	return d.UUID, func() {}, nil
@@ -115,18 +115,13 @@ func (b *backend) Admit(ctx context.Context, c front.Claim) (*front.Place, error
 	if c.Kind != front.Connection {
 		// A device that is away is told to those who may use it; to others it is as unknown as one that never was, and auth says so.
 		if d := b.h.auth.Cache.ByName(c.Device); d != nil {
-			t := b.h.registry.Lookup(d.UUID)
-			if t == nil && b.reach(c.Identity, d, policy.WayHub) {
+			routes := b.h.registry.Routes(d.UUID)
+			if len(routes) == 0 && b.reach(c.Identity, d, policy.WayHub) {
 				return nil, front.ErrOffline
 			}
-			if t != nil {
+			if len(routes) > 0 {
 				// The device goes by the name the person gave: a refusal repeats it, and must not tell that the device exists.
-				r.Incarnation = t.Incarnation[:]
-				if i := t.Info(); i.UID == 0 {
-					r.DefaultLogin = "root"
-				} else if len(i.Logins) > 0 {
-					r.DefaultLogin = i.Logins[0]
-				}
+				r.Incarnation, r.DefaultLogin = routes[0].Incarnation[:], routes[0].Login
 			}
 		}
 	}
@@ -163,27 +158,15 @@ func (b *backend) Release(id [16]byte, status int32, reason string) {
 
 // OpenStream implements front.Backend.
 func (b *backend) OpenStream(ctx context.Context, device wire.UUID, a *wire.Attach) (tunnel.Stream, error) {
-	t := b.h.registry.Lookup(device)
-	if t == nil {
-		return nil, front.ErrOffline
-	}
-	a.EntryHub, a.EntryHubIncarnation = b.h.auth.UUID(), b.h.incarnation
-	return t.Conn.OpenStream(ctx)
+	return b.h.openStream(ctx, device, a)
 }
 
 // RouteChanged implements front.Routes.
-func (b *backend) RouteChanged(device wire.UUID) <-chan struct{} {
-	if r, ok := any(&b.h.registry).(interface {
-		Changed(wire.UUID) <-chan struct{}
-	}); ok {
-		return r.Changed(device)
-	}
-	return nil // until the registry tells, the driver's own clock does
-}
+func (b *backend) RouteChanged(device wire.UUID) <-chan struct{} { return b.h.registry.Changed(device) }
 
 // KillOnDevice implements front.Backend.
 func (b *backend) KillOnDevice(device wire.UUID, session [16]byte, reason string) {
 	if t := b.h.registry.Lookup(device); t != nil {
-		b.h.tunnels.spawn(func() { _ = tunnel.Send(t.Conn, wire.Kill{SessionID: session, Reason: wire.Quote(reason, 512)}) })
+		b.h.send(t, wire.Kill{SessionID: session, Reason: wire.Quote(reason, 512)})
 	}
 }

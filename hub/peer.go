@@ -9,6 +9,7 @@ import (
 
 	"hawser/auth/ca"
 	"hawser/tunnel"
+	"hawser/tunnel/quicconn"
 	"hawser/tunnel/wire"
 )
 
@@ -43,6 +44,13 @@ func (h *Hub) tlsConfig() *tls.Config {
 		// A resumed handshake would not ask what has changed since.
 		SessionTicketsDisabled: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
+			if cs.NegotiatedProtocol == quicconn.ALPNPeer {
+				_, err := h.identifyHub(cs)
+				if err != nil {
+					h.config.Logger.Info("peer refused", "error", err)
+				}
+				return err
+			}
 			p, err := h.judge(cs)
 			if err != nil {
 				h.config.Logger.Info("tunnel refused", "error", err)
@@ -51,6 +59,7 @@ func (h *Hub) tlsConfig() *tls.Config {
 			if p.class == mayRegister && h.auth.Cache.Synced() && h.removed(p) {
 				return errNotDevice
 			}
+			h.issuers.slim(cs.PeerCertificates)
 			return nil
 		},
 	}

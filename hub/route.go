@@ -1,0 +1,159 @@
+package hub
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"time"
+
+	"hawser/auth/ca"
+	"hawser/hub/front"
+	"hawser/hub/mesh"
+	"hawser/hub/registry"
+	"hawser/tunnel"
+	"hawser/tunnel/inner"
+	"hawser/tunnel/quicconn"
+	"hawser/tunnel/wire"
+)
+
+// routeTimeout is how long one way to a device is tried before the next.
+const routeTimeout = 3 * time.Second
+
+// impostor is the incident of a hub that answered in a device's place.
+const impostor = "peer-impostor"
+
+// newMesh makes the hub's connections with the others.
+func (h *Hub) newMesh(l *quicconn.Listener) *mesh.Mesh {
+	creds := h.auth.Credentials()
+	return mesh.New(mesh.Config{
+		Self: mesh.Hub{UUID: h.auth.UUID(), Name: creds.Name}, Cluster: creds.Cluster, Incarnation: h.incarnation, Registry: &h.registry,
+		Transport: l, TLS: h.peerTLS, Identify: h.identifyHub,
+		Hubs: func() []mesh.Hub {
+			var all []mesh.Hub
+			for _, x := range h.auth.Cache.Hubs() {
+				all = append(all, mesh.Hub{UUID: x.UUID, Name: x.Name, Addrs: x.Tunnel})
+			}
+			return all
+		},
+		DeviceKey: func(id wire.UUID) ed25519.PublicKey {
+			if d := h.auth.Cache.Device(id); d != nil {
+				return d.Key
+			}
+			return nil
+		},
+		Changed: h.auth.Cache.Changed,
+		Displaced: func(all []*registry.Tunnel) {
+			for _, t := range all {
+				h.tunnels.spawn(func() {
+					_ = t.Conn.CloseWithError(wire.CloseSuperseded, "a newer tunnel of this device, at another hub")
+				})
+			}
+		},
+		OpenLocal: h.openLocal, HubChanged: h.hubChanged,
+		Incident: func(i mesh.Incident) { h.auth.ReportIncident(i.Kind, i.Peer.String(), i.Device, i.Detail) },
+		Logger:   h.config.Logger, Now: h.config.Now,
+	})
+}
+
+// openStream opens a stream for a device at whatever hub it is, and fills in the EntryHub fields of a, which the caller writes to it. The
+// ways are tried in their order. When there is none, or all failed, the error wraps front.ErrOffline; tunnel.ErrTooManyStreams when that
+// is why.
+func (h *Hub) openStream(ctx context.Context, device wire.UUID, a *wire.Attach) (tunnel.Stream, error) {
+	a.EntryHub, a.EntryHubIncarnation = h.auth.UUID(), h.incarnation
+	errs := []error{front.ErrOffline}
+	for _, r := range h.registry.Routes(device) {
+		s, err := h.openRoute(ctx, device, r, a)
+		switch {
+		case err == nil:
+			return s, nil
+		case ctx.Err() != nil:
+			return nil, context.Cause(ctx)
+		case errors.Is(err, tunnel.ErrTooManyStreams):
+			errs[0] = tunnel.ErrTooManyStreams
+		}
+		errs = append(errs, err)
+	}
+	return nil, errors.Join(errs...)
+}
+
+func (h *Hub) openRoute(ctx context.Context, device wire.UUID, r registry.Route, a *wire.Attach) (tunnel.Stream, error) {
+	if r.Tunnel != nil {
+		return h.openLocal(ctx, r.Tunnel)
+	}
+	ctx, cancel := context.WithTimeout(ctx, routeTimeout)
+	defer cancel()
+	s, err := h.mesh.Open(ctx, r.Hub, device, r.Slot)
+	if err != nil {
+		return nil, err
+	}
+	var wrong error
+	in, err := inner.Client(ctx, s, *a, h.deviceTLS(device, &wrong))
+	if wrong != nil {
+		h.config.Logger.Warn("a hub broke the rules", "kind", impostor, "hub", r.Hub.String(), "device", device.String(), "error", wrong)
+		h.auth.ReportIncident(impostor, r.Hub.String(), device, "answered in the device's place: "+wrong.Error())
+	}
+	if e, ok := errors.AsType[*tunnel.StreamError](err); ok && e.Code == wire.StreamResourceShortage {
+		err = fmt.Errorf("%w: %w", tunnel.ErrTooManyStreams, err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("by hub %s: %w", r.Hub, err)
+	}
+	return in, nil
+}
+
+// deviceTLS admits that device and nobody else. What was wrong with another is told in wrong.
+func (h *Hub) deviceTLS(device wire.UUID, wrong *error) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, // VerifyConnection decides
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return h.auth.Certificate(), nil },
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			*wrong = h.checkDevice(cs, device)
+			return *wrong
+		},
+	}
+}
+
+func (h *Hub) checkDevice(cs tls.ConnectionState, device wire.UUID) error {
+	id, err := ca.VerifyPeer(cs.PeerCertificates, h.auth.Trust(), h.config.Now())
+	if err != nil {
+		return err
+	}
+	if err := id.Require(ca.RoleDevice); err != nil {
+		return fmt.Errorf("%w: role %s", err, id.Role)
+	}
+	key, _ := cs.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
+	if d := h.auth.Cache.Device(device); id.UUID != device.String() || d == nil || !d.Key.Equal(key) {
+		return fmt.Errorf("%w: it is device %s", errNotDevice, id.UUID)
+	}
+	return nil
+}
+
+// peerTLS is for dialling that hub.
+func (h *Hub) peerTLS(hub wire.UUID) *tls.Config {
+	return &tls.Config{
+		MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, // VerifyConnection decides
+		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return h.auth.Certificate(), nil },
+		VerifyConnection: func(cs tls.ConnectionState) error {
+			if id, err := h.identifyHub(cs); err != nil || id != hub {
+				return errors.Join(errNotHub, err)
+			}
+			return nil
+		},
+	}
+}
+
+var errNotHub = errors.New("certificate is not that hub's")
+
+// identifyHub tells which hub of the cluster a certificate is of.
+func (h *Hub) identifyHub(cs tls.ConnectionState) (wire.UUID, error) {
+	id, err := ca.VerifyPeer(cs.PeerCertificates, h.auth.Trust(), h.config.Now())
+	if err != nil {
+		return wire.UUID{}, err
+	}
+	if err := id.Require(ca.RoleHub); err != nil {
+		return wire.UUID{}, fmt.Errorf("%w: role %s", err, id.Role)
+	}
+	return wire.ParseUUID(id.UUID)
+}
