@@ -101,16 +101,17 @@ func (s *Server) issueUser(name string, key crypto.PublicKey, actor string) (*ap
 // Devices lists every device.
 func (s *Server) Devices(context.Context) ([]*api.Device, error) {
 	var out []*api.Device
+	sessions := s.hubs.counts()
 	for _, d := range s.view.allDevices() {
-		out = append(out, s.deviceOf(d, nil))
+		out = append(out, s.deviceOf(d, nil, sessions))
 	}
 	return out, nil
 }
 
-func (s *Server) deviceOf(d *deviceRecord, logins []string) *api.Device {
+func (s *Server) deviceOf(d *deviceRecord, logins []string, sessions map[string]uint32) *api.Device {
 	out := &api.Device{
 		Uuid: d.UUID, Name: d.Name, Labels: labelList(d.Labels), Evidence: labelList(d.Evidence), Hostname: d.Hostname, AgentVersion: d.Version,
-		Arch: d.Arch, Os: d.OS, JoinedUnix: d.Joined.Unix(), CertificateNotAfterUnix: d.NotAfter.Unix(), Sessions: s.hubs.count(d.UUID), Logins: logins,
+		Arch: d.Arch, Os: d.OS, JoinedUnix: d.Joined.Unix(), CertificateNotAfterUnix: d.NotAfter.Unix(), Sessions: sessions[d.UUID], Logins: logins,
 	}
 	tunnels, last, online := s.hubs.device(d.UUID)
 	for _, t := range tunnels {
@@ -200,7 +201,7 @@ func visible(c caller, d *deviceRecord) ([]string, bool) {
 
 // ListDevices lists what the caller's roles reach.
 func (s adminService) ListDevices(ctx context.Context, req *connect.Request[api.ListDevicesRequest]) (*connect.Response[api.ListDevicesResponse], error) {
-	c, res := callerOf(ctx), &api.ListDevicesResponse{}
+	c, res, sessions := callerOf(ctx), &api.ListDevicesResponse{}, s.hubs.counts()
 	for _, d := range s.view.allDevices() {
 		logins, ok := visible(c, d)
 		if !ok {
@@ -211,7 +212,7 @@ func (s adminService) ListDevices(ctx context.Context, req *connect.Request[api.
 			return nil, err
 		}
 		if match {
-			res.Devices = append(res.Devices, s.deviceOf(d, logins))
+			res.Devices = append(res.Devices, s.deviceOf(d, logins, sessions))
 		}
 	}
 	return connect.NewResponse(res), nil
@@ -259,7 +260,7 @@ func (s adminService) GetDevice(ctx context.Context, req *connect.Request[api.Ge
 	if err != nil {
 		return nil, err
 	}
-	out := s.deviceOf(d, logins)
+	out := s.deviceOf(d, logins, s.hubs.counts())
 	out.History = s.hubs.historyOf(d.UUID)
 	return connect.NewResponse(out), nil
 }

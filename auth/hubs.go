@@ -273,12 +273,14 @@ func (t *hubTable) list() []*session {
 	return slices.SortedFunc(maps.Values(t.sessions), func(a, b *session) int { return cmp.Or(a.start.Compare(b.start), slices.Compare(a.id[:], b.id[:])) })
 }
 
-func (t *hubTable) count(device string) (n uint32) {
+// counts counts the sessions of each device, by its UUID.
+func (t *hubTable) counts() map[string]uint32 {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	n := make(map[string]uint32)
 	for _, s := range t.sessions {
-		if s.device != nil && s.device.UUID == device && s.kind == "session" {
-			n++
+		if s.device != nil && s.kind == "session" {
+			n[s.device.UUID]++
 		}
 	}
 	return n

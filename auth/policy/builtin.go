@@ -13,7 +13,7 @@ func Builtins() []Role {
 }
 
 // Builtin returns a role that every cluster has: admin may do everything, operator may open everything and see every
-// recording but administers nothing, auditor sees recordings, sessions and devices and opens nothing.
+// recording but administers nothing, auditor sees recordings, sessions, devices and hubs and opens nothing.
 func Builtin(name string) (Role, bool) {
 	everywhere := Rule{
 		Devices:    map[string][]string{"*": {"*"}},
@@ -33,7 +33,7 @@ func Builtin(name string) (Role, bool) {
 		return Role{Name: name, Allow: Rule{
 			Recordings: ScopeAll,
 			Sessions:   ScopeAll,
-			Admin:      []Admin{{Resources: []string{"device", "recording", "session"}, Verbs: []string{"get", "list"}}},
+			Admin:      []Admin{{Resources: []string{"device", "hub", "recording", "session"}, Verbs: []string{"get", "list"}}},
 		}}, true
 	}
 	return Role{}, false
