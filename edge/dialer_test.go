@@ -8,10 +8,12 @@ import (
 	"net"
 	"net/netip"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
 
+	"hawser/tunnel"
 	"hawser/tunnel/wire"
 )
 
@@ -201,4 +203,62 @@ func FuzzProxyURL(f *testing.F) {
 			t.Errorf("%q: %+v, %v", s, p, err)
 		}
 	})
+}
+
+// connectProxy is an HTTP proxy that serves CONNECT by dialling to, whatever it is asked for, and tells what it was asked.
+func connectProxy(t *testing.T, to string) (addr string, asked <-chan string) {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan string, 64)
+	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(func() { cancel(); ln.Close(); wg.Wait() })
+	wg.Go(func() {
+		for {
+			nc, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer nc.Close()
+				stop := context.AfterFunc(ctx, func() { nc.Close() })
+				defer stop()
+				r := bufio.NewReader(nc)
+				first, _ := r.ReadString('\n')
+				for line := first; line != "\r\n" && line != ""; {
+					line, _ = r.ReadString('\n')
+				}
+				select {
+				case got <- first:
+				default:
+				}
+				far, err := net.Dial("tcp", to)
+				if err != nil {
+					_, _ = io.WriteString(nc, "HTTP/1.1 502 Bad Gateway\r\n\r\n")
+					return
+				}
+				defer far.Close()
+				_, _ = io.WriteString(nc, "HTTP/1.1 200 OK\r\n\r\n")
+				wg.Go(func() { _, _ = io.Copy(far, r); far.Close() })
+				_, _ = io.Copy(nc, far)
+			})
+		}
+	})
+	return ln.Addr().String(), got
+}
+
+func TestAnAgentWithoutDNSRegistersThroughAProxy(t *testing.T) {
+	h := newTestHub(t)
+	addr, asked := connectProxy(t, h.address)
+	dir := t.TempDir()
+	h.start(Config{State: dir, Token: h.token("edge"), Name: "gw-1", Proxy: "http://" + addr, Hubs: []string{"hub.invalid:443"}})
+	if c := h.next(); c.conn.Carrier() != tunnel.CarrierTLS {
+		t.Errorf("registered by %s", c.conn.Carrier())
+	}
+	if got := <-asked; got != "CONNECT hub.invalid:443 HTTP/1.1\r\n" {
+		t.Errorf("asked %q", got)
+	}
 }

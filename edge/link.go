@@ -61,7 +61,7 @@ func (l *link) start(serving context.Context) {
 	a := l.a
 	l.since = time.Now()
 	a.history.add(wire.ConnEvent{Kind: wire.EventRegistered, Hub: l.challenge.HubName, Carrier: uint8(l.at.carrier)})
-	tunnel.Info(a.log, "registered", "slot", l.slot, "hub", l.challenge.HubName, "carrier", l.at.carrier, "address", l.at.addr,
+	tunnel.Info(a.log, "registered", "slot", l.slot, "hub", l.challenge.HubName, "carrier", l.at.carrier, "address", l.conn.RemoteAddr(),
 		"observed", l.ack.Observed, "heartbeat", l.ack.Heartbeat)
 	a.mu.Lock()
 	a.window = min(max(l.ack.RetryWindow, 0), maxWindow)

@@ -130,11 +130,15 @@ func (r *resolver) addresses(ctx context.Context, host string) ([]netip.Addr, er
 	r.mu.Lock()
 	last := r.last[host]
 	if err == nil && len(ips) > 0 {
-		if last != nil || len(r.last) < maxHosts {
-			sorted := slices.Clone(ips[:min(len(ips), maxHostAddresses)])
-			slices.SortFunc(sorted, netip.Addr.Compare) // DNS rotates them: another order is no change
-			r.last[host] = sorted
+		if last == nil && len(r.last) >= maxHosts {
+			for other := range r.last { // any: hub names change once a year
+				delete(r.last, other)
+				break
+			}
 		}
+		sorted := slices.Clone(ips[:min(len(ips), maxHostAddresses)])
+		slices.SortFunc(sorted, netip.Addr.Compare) // DNS rotates them: another order is no change
+		r.last[host] = sorted
 		r.mu.Unlock()
 		return ips, nil
 	}

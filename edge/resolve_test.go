@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"testing"
 	"time"
 )
@@ -151,4 +152,23 @@ func FuzzAddressFile(f *testing.F) {
 			t.Errorf("%d hosts became %d", len(m), len(again))
 		}
 	})
+}
+
+func TestWhatTheResolverRemembersIsBounded(t *testing.T) {
+	r := newResolver(false)
+	r.lookup = func(context.Context, string, string) ([]netip.Addr, error) {
+		return slices.Repeat([]netip.Addr{netip.MustParseAddr("192.0.2.1")}, 100), nil
+	}
+	for i := range 3 * maxHosts {
+		host := "h" + strconv.Itoa(i) + ".example"
+		if _, err := r.addresses(t.Context(), host); err != nil {
+			t.Fatal(err)
+		}
+		if len(r.last) > maxHosts || len(r.last[host]) != maxHostAddresses {
+			t.Fatalf("%d hosts, %d addresses", len(r.last), len(r.last[host]))
+		}
+	}
+	if b := encodeAddresses(r.last); len(b) > maxAddressFile || len(decodeAddresses(b)) != maxHosts {
+		t.Errorf("%d bytes", len(b))
+	}
 }
