@@ -199,6 +199,8 @@ func (h *HubHost) Run(t testing.TB) {
 	t.Helper()
 	args := []string{"unshare", "--uts", "sh", "-c", `hostname "$0" && exec "$@"`, h.Name, Program(t, "hawser-hub"), "run", "--data", h.Data()}
 	h.Process = h.w.in(t, h.NS, h.env, append(args, h.args...)...)
+	// What SIGTERM does is tested for itself; a drain at every test's end would take its time.
+	t.Cleanup(h.Process.Kill)
 }
 
 // Data is the hub's state directory.
