@@ -2,6 +2,7 @@ package hub
 
 import (
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 )
@@ -18,6 +19,8 @@ const (
 	strangerBurst = 20.0
 	// maxPrefixes networks are remembered.
 	maxPrefixes = 8192
+	// refreshAfter is how long the rate and the other hubs' addresses are kept before they are asked for again.
+	refreshAfter = 2 * time.Second
 	// knownFor is how long a network counts as known after a registration from it.
 	knownFor = 24 * time.Hour
 )
@@ -29,14 +32,17 @@ const (
 // A network of which no device has registered gets a share only; one of which some device has, a NAT with thousands behind it, has no
 // limit of its own.
 type admission struct {
-	rate func() float64 // a second
 	now  func() time.Time
+	rate func() float64          // a second; asked now and then
+	hubs func() []netip.AddrPort // where the other hubs send from; likewise
 
 	mu       sync.Mutex
 	all      bucket
 	asked    bucket // full while few ask: those need not prove their address first
 	prefixes map[netip.Prefix]*source
-	peers    map[netip.Addr]struct{} // other hubs: they are needed most in a storm
+	peers    []netip.AddrPort // other hubs: they are needed most in a storm
+	perSec   float64          // rate, as it was last asked for
+	asOf     time.Time        // of peers and perSec
 	closed   bool
 	refused  uint64
 }
@@ -74,15 +80,16 @@ func sourceOf(a netip.Addr) netip.Prefix {
 	return p
 }
 
-func (a *admission) admit(from netip.Addr) bool {
-	rate, now := a.rate(), a.now()
+func (a *admission) admit(from netip.AddrPort) bool {
+	now := a.now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if _, ok := a.peers[from.Unmap()]; ok {
+	rate := a.refreshLocked(now)
+	if slices.Contains(a.peers, netip.AddrPortFrom(from.Addr().Unmap(), from.Port())) {
 		return true
 	}
 	a.all.fill(rate, burstOf(rate), now)
-	s := a.source(sourceOf(from), now)
+	s := a.source(sourceOf(from.Addr()), now)
 	share := max(rate*strangerShare, minStrangerRate)
 	s.fill(share, max(share, strangerBurst), now)
 	known := now.Before(s.known)
@@ -102,21 +109,20 @@ func (a *admission) close() {
 	a.closed = true
 }
 
-// peer notes that another hub of the cluster is there.
-func (a *admission) peer(from netip.Addr) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.peers == nil || len(a.peers) >= maxPrefixes {
-		a.peers = make(map[netip.Addr]struct{})
+// refreshLocked returns the rate. Hubs call each other from the port they listen on.
+func (a *admission) refreshLocked(now time.Time) (rate float64) {
+	if a.perSec == 0 || now.Sub(a.asOf) > refreshAfter {
+		a.peers, a.perSec, a.asOf = a.hubs(), a.rate(), now
 	}
-	a.peers[from.Unmap()] = struct{}{}
+	return a.perSec
 }
 
 // verify tells whether a new connection must prove its address first: when more ask than half of the rate.
 func (a *admission) verify() bool {
-	rate, now := a.rate(), a.now()
+	now := a.now()
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	rate := a.refreshLocked(now)
 	a.asked.fill(rate/2, rate/2, now)
 	if a.asked.tokens < 1 {
 		return true

@@ -9,12 +9,15 @@ import (
 
 func testAdmission(rate float64) (*admission, *time.Time) {
 	now := time.Unix(1000, 0)
-	a := &admission{rate: func() float64 { return rate }, now: func() time.Time { return now }}
+	a := &admission{
+		rate: func() float64 { return rate }, now: func() time.Time { return now },
+		hubs: func() []netip.AddrPort { return []netip.AddrPort{netip.MustParseAddrPort("198.51.100.1:443")} },
+	}
 	return a, &now
 }
 
-func addr(i int) netip.Addr {
-	return netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)})
+func addr(i int) netip.AddrPort {
+	return netip.AddrPortFrom(netip.AddrFrom4([4]byte{10, byte(i >> 16), byte(i >> 8), byte(i)}), 40000)
 }
 
 func TestAStormIsAdmittedAtAnEvenRate(t *testing.T) {
@@ -48,7 +51,7 @@ func TestAStormIsAdmittedAtAnEvenRate(t *testing.T) {
 
 func TestOneStrangersNetworkLeavesRoomForOthers(t *testing.T) {
 	a, now := testAdmission(100)
-	attacker, device := netip.MustParseAddr("192.0.2.7"), 0
+	attacker, device := netip.MustParseAddrPort("192.0.2.7:5000"), 0
 	for range 1000 {
 		for range 20 {
 			a.admit(attacker)
@@ -69,7 +72,7 @@ func TestANetworkWithARegisteredDeviceHasNoLimitOfItsOwn(t *testing.T) {
 	n := 0
 	for range 100 {
 		for i := range 10 {
-			if a.admit(netip.MustParseAddr(fmt.Sprintf("2001:db8:1:ab::%x", i+1))) {
+			if a.admit(netip.MustParseAddrPort(fmt.Sprintf("[2001:db8:1:ab::%x]:5000", i+1))) {
 				n++
 			}
 		}
@@ -79,12 +82,14 @@ func TestANetworkWithARegisteredDeviceHasNoLimitOfItsOwn(t *testing.T) {
 		t.Errorf("%d in a second behind one NAT, the rate is 100", n)
 	}
 	a.close()
-	if a.admit(netip.MustParseAddr("2001:db8:1:ab::1")) {
+	if a.admit(netip.MustParseAddrPort("[2001:db8:1:ab::1]:5000")) {
 		t.Error("a draining hub admits")
 	}
-	a.peer(netip.MustParseAddr("::ffff:198.51.100.1"))
-	if !a.admit(netip.MustParseAddr("198.51.100.1")) {
+	if !a.admit(netip.MustParseAddrPort("[::ffff:198.51.100.1]:443")) {
 		t.Error("another hub is refused")
+	}
+	if a.admit(netip.MustParseAddrPort("198.51.100.1:444")) {
+		t.Error("its neighbour is taken for the hub")
 	}
 }
 

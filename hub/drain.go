@@ -110,8 +110,8 @@ func (h *Hub) people() int {
 // otherHubs is how many hubs besides this one are up.
 func (h *Hub) otherHubs() int {
 	n := 0
-	for _, x := range h.auth.Cache.Hubs() {
-		if x.UUID != h.auth.UUID() && x.Online {
+	for _, x := range h.mesh.Peers() {
+		if x.Connected {
 			n++
 		}
 	}

@@ -59,7 +59,7 @@ func New(c Config) (*Hub, error) {
 		return nil, err
 	}
 	h := &Hub{config: c.withDefaults(), ready: make(chan struct{}), incarnation: wire.NewIncarnation(), drain: make(chan struct{})}
-	h.admission.rate, h.admission.now = h.admitRate, time.Now
+	h.admission.rate, h.admission.now, h.admission.hubs = h.admitRate, time.Now, h.hubAddresses
 	return h, nil
 }
 
@@ -68,7 +68,26 @@ func (h *Hub) admitRate() float64 {
 	if h.config.AdmitRate > 0 {
 		return float64(h.config.AdmitRate)
 	}
-	return fleetRate(h.auth.Cache.DeviceCount(), h.otherHubs()+1)
+	hubs := 0
+	for _, x := range h.auth.Cache.Hubs() {
+		if x.Online {
+			hubs++
+		}
+	}
+	return fleetRate(h.auth.Cache.DeviceCount(), hubs)
+}
+
+// hubAddresses are where the other hubs send from, as far as they are addresses and not names.
+func (h *Hub) hubAddresses() []netip.AddrPort {
+	var all []netip.AddrPort
+	for _, x := range h.auth.Cache.Hubs() {
+		for _, a := range x.Tunnel {
+			if ap, err := netip.ParseAddrPort(a); err == nil && x.UUID != h.auth.UUID() {
+				all = append(all, netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port()))
+			}
+		}
+	}
+	return all
 }
 
 // Ready is closed when people and devices can connect.
@@ -129,7 +148,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	}
 	quic, err := quicconn.Listen(h.udp, h.tlsConfig(), quicconn.Options{
 		Logger: slogLogger{h.config.Logger}, StatelessResetKey: resetKey, Verify: h.admission.verify,
-		Admit: func(from netip.AddrPort) bool { return h.admission.admit(from.Addr()) },
+		Admit: h.admission.admit,
 	})
 	if err != nil {
 		return fmt.Errorf("listen for QUIC: %w", err)

@@ -179,7 +179,11 @@ type LiveStatus struct {
 type HubLine struct {
 	Name  string `json:"name"`
 	Zone  string `json:"zone,omitempty"`
-	State string `json:"state"`
+	State string `json:"state"` // up or gone
+	// Heard is when it last said something; zero: never since this hub started.
+	Heard     time.Time `json:"heard"`
+	Announced uint64    `json:"announced"` // registrations told by it
+	Relayed   uint64    `json:"relayed"`   // streams of its people taken to devices here
 }
 
 // DrainState is how far a drain is.
@@ -216,23 +220,23 @@ func (h *Hub) live() *LiveStatus {
 		}
 		s.mu.Unlock()
 	}
+	zones := make(map[wire.UUID]string)
 	for _, x := range h.auth.Cache.Hubs() {
-		if x.UUID == h.auth.UUID() {
-			continue
+		zones[x.UUID] = x.Zone
+	}
+	for _, x := range h.mesh.Peers() {
+		state := "up"
+		if !x.Connected {
+			state = "gone"
 		}
-		l.Hubs = append(l.Hubs, HubLine{Name: x.Name, Zone: x.Zone, State: h.hubState(x.UUID, x.Online)})
+		l.Hubs = append(l.Hubs, HubLine{
+			Name: x.Hub.Name, Zone: zones[x.Hub.UUID], State: state, Heard: x.Heard.UTC(), Announced: x.Announced, Relayed: x.Relayed,
+		})
 	}
 	if at := h.drainDeadline.Load(); at != 0 {
 		l.Drain = &DrainState{Deadline: time.Unix(0, at).UTC()}
 	}
 	return l
-}
-
-func (h *Hub) hubState(_ wire.UUID, online bool) string {
-	if online {
-		return "up"
-	}
-	return "gone"
 }
 
 const resetKeyFile = "reset.key"

@@ -155,7 +155,7 @@ func (h *Hub) acceptTLS(ctx context.Context) error {
 			}
 			continue
 		}
-		if !h.admission.admit(addrPort(nc.RemoteAddr()).Addr()) {
+		if !h.admission.admit(addrPort(nc.RemoteAddr())) {
 			_ = nc.Close()
 			continue
 		}
