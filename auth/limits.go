@@ -17,6 +17,7 @@ const (
 	maxLabel     = 128 // bytes of a key or value
 	maxAddress   = 300 // bytes of host:port: a DNS name, brackets, a port
 	maxAddresses = 16
+	maxJoinAddrs = 64  // hubs' addresses for a device that joins (PROTOCOL.md section 3)
 	maxZone      = 63  // bytes of a zone's name
 	maxRoles     = 64  // per user
 	maxKeys      = 32  // registered keys per user

@@ -569,3 +569,23 @@ func TestZoneIsOneWord(t *testing.T) {
 		}
 	}
 }
+
+func TestNewcomersAreToldHubsThatAreUpFirst(t *testing.T) {
+	b := start(t)
+	for i := range 30 {
+		h := hubRecord{UUID: wire.NewUUID().String(), Name: fmt.Sprintf("hub-%02d", i)}
+		for k := range 3 {
+			h.Tunnel = append(h.Tunnel, fmt.Sprintf("192.0.2.%d:%d", i, k))
+		}
+		if err := b.commit(t.Context(), nil, put(hubPrefix+h.UUID, h)); err != nil {
+			t.Fatal(err)
+		}
+		if i == 7 {
+			b.hubs.begin(h.ref(), nil, time.Now())
+		}
+	}
+	got := b.tunnelAddrs()
+	if len(got) != maxJoinAddrs || !slices.Equal(got[:4], []string{"192.0.2.7:0", "192.0.2.7:1", "192.0.2.7:2", "192.0.2.0:0"}) || got[4] != "192.0.2.1:0" {
+		t.Errorf("%d: %v", len(got), got)
+	}
+}

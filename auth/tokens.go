@@ -128,12 +128,24 @@ func (s *Server) publicAddrs() []string {
 	return []string{net.JoinHostPort(host, port)}
 }
 
+// tunnelAddrs are where a device begins that holds no hub list, at most as many as a Joined carries: hubs that are up first, and one
+// address of each before the second of any.
 func (s *Server) tunnelAddrs() []string {
-	var out []string
+	var lists [2][][]string
 	for _, h := range s.view.allHubs() {
-		for _, a := range h.Tunnel {
-			if !slices.Contains(out, a) {
-				out = append(out, a)
+		if up, _ := s.hubs.up(h.UUID); up {
+			lists[0] = append(lists[0], h.Tunnel)
+		} else {
+			lists[1] = append(lists[1], h.Tunnel)
+		}
+	}
+	var out []string
+	for _, list := range lists {
+		for i := range maxAddresses {
+			for _, tunnel := range list {
+				if i < len(tunnel) && !slices.Contains(out, tunnel[i]) && len(out) < maxJoinAddrs {
+					out = append(out, tunnel[i])
+				}
 			}
 		}
 	}

@@ -136,16 +136,27 @@ func (c *Cache) DeviceCount() int {
 	return len(c.devices)
 }
 
-// HubAddresses are the tunnel addresses of the hubs, for edges.
+// HubAddresses are tunnel addresses of the hubs for edges that hold no hub list, at most as many as an Ack carries: hubs that are up
+// first, and one address of each before the second of any.
 func (c *Cache) HubAddresses() []string {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	var all []string
-	for _, h := range c.hubs {
-		all = append(all, h.Tunnel...)
+	for _, online := range []bool{true, false} {
+		for i, more := 0, true; more && len(all) < maxAddresses; i++ {
+			more = false
+			for _, h := range c.hubs {
+				if h.Online == online && i < len(h.Tunnel) && len(all) < maxAddresses {
+					all, more = append(all, h.Tunnel[i]), true
+				}
+			}
+		}
 	}
 	return all
 }
+
+// maxAddresses is how many hubs an Ack may name.
+const maxAddresses = 64
 
 // Hubs are all of the cluster's, in the order of their names.
 func (c *Cache) Hubs() []Hub {

@@ -220,3 +220,25 @@ func TestHubsAndTheirListAreCached(t *testing.T) {
 		t.Errorf("told %d times, revision %d", told, list.Revision)
 	}
 }
+
+func TestAddressesForNewcomersFitTheirMessage(t *testing.T) {
+	x := newClient(&fakeAuth{})
+	var hubs []*api.Hub
+	for i := range 30 {
+		h := &api.Hub{Uuid: wire.NewUUID().String(), Online: i%2 == 1}
+		for k := range 3 {
+			h.TunnelAddresses = append(h.TunnelAddresses, fmt.Sprintf("192.0.2.%d:%d", i, k))
+		}
+		hubs = append(hubs, h)
+	}
+	x.creds.Store(&identity.Credentials{})
+	x.trust.Store(&ca.Trust{})
+	x.apply(&api.WatchResponse{Hubs: hubs}, Events{})
+	all := x.Cache.HubAddresses()
+	if len(all) != maxAddresses || all[0] != "192.0.2.1:0" || all[1] != "192.0.2.3:0" || all[15] != "192.0.2.1:1" || all[45] != "192.0.2.0:0" {
+		t.Errorf("%d addresses: %v", len(all), all)
+	}
+	if _, err := wire.Encode(wire.Ack{Hubs: all}); err != nil {
+		t.Error(err)
+	}
+}
