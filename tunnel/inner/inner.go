@@ -81,7 +81,9 @@ type conn struct {
 func (c *conn) Read(p []byte) (int, error) {
 	n, err := c.Stream.Read(p)
 	if err == io.EOF {
-		err = errTruncated
+		if err = errTruncated; n > 0 {
+			err = nil // crypto/tls would drop the bytes that come with an error, close_notify among them; it asks again
+		}
 	}
 	return n, err
 }
