@@ -37,8 +37,8 @@ func (a *Agent) connect(ctx, serving context.Context, r *round) (*link, <-chan *
 		c = OnlyQUIC
 	case r.purpose == forTLS:
 		c = OnlyTLS
-	case r.k.slot == slotStandby || a.cfg.Metered && a.openStreams() == 0:
-		// To idle on TCP costs the least. QUIC is for where TCP is closed.
+	case r.tls || r.k.slot == slotStandby || a.cfg.Metered && a.openStreams() == 0:
+		// To idle on TCP costs the least, and a network that drops QUIC each time it has begun is no place for it. It is for where TCP is closed.
 		by, grace = lead{quic: lateCarrier}, 0
 	case r.urgent:
 		by = lead{}
@@ -79,11 +79,13 @@ func (a *Agent) connect(ctx, serving context.Context, r *round) (*link, <-chan *
 // stages are the hubs of a round in the order in which they are tried.
 func (r *round) stages(c Carriers, by lead) ([]stage, error) {
 	a, k := r.k.a, r.k
-	var first, last []hubTarget
+	var same, first, last []hubTarget
 	taken := k.other().current.Load() // the other slot's
 	mine := k.current.Load()
 	for _, t := range a.ranked() {
 		switch {
+		case mine != nil && mine.on(&t) && (r.purpose == forQUIC || r.purpose == forTLS):
+			same = append(same, t) // only the carrier is to change
 		case taken != nil && taken.on(&t):
 			if k.slot == slotActive {
 				last = append(last, t)
@@ -94,7 +96,7 @@ func (r *round) stages(c Carriers, by lead) ([]stage, error) {
 			first = append(first, t)
 		}
 	}
-	targets := append(first, last...)
+	targets := append(append(same, first...), last...)
 	stagger := hubStagger
 	switch {
 	case len(targets) == 0 && k.slot == slotStandby:

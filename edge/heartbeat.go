@@ -234,6 +234,7 @@ func (l *link) heartbeat(ctx context.Context) error {
 		})
 	}
 	var life liveliness
+	idle := true
 	var since time.Time // of the suspicion
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -242,6 +243,10 @@ func (l *link) heartbeat(ctx context.Context) error {
 		p := life.pace(now, l.streams.Load(), l.a.moved())
 		if quicIdle(p) && (b.nat == 0 || !now.Before(b.sent.Add(natMin))) {
 			b.nat = l.a.nat.interval(netwatch.Network(), tunnel.CarrierQUIC)
+		}
+		if (p == paceIdle) != idle {
+			idle = p == paceIdle
+			nudge(l.k.wake)
 		}
 		if h, ok := b.beat(now, p, rand.Int64N); ok {
 			if err := l.sendHeartbeat(h); err != nil {

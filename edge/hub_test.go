@@ -40,9 +40,11 @@ type testHub struct {
 	cert        tls.Certificate
 	address     string
 
-	deviceTTL time.Duration
-	refuse    *wire.Refused                                       // answers REGISTER
-	place     func(*testConn, *wire.PlaceRequest) wire.PlaceReply // answers place requests
+	deviceTTL    time.Duration
+	detachedLife time.Duration                                       // of the streams it opens
+	before       func(*testConn)                                     // a registration is told, in order, before its ACK
+	refuse       *wire.Refused                                       // answers REGISTER
+	place        func(*testConn, *wire.PlaceRequest) wire.PlaceReply // answers place requests
 
 	mu      sync.Mutex
 	secrets map[string]string // by secret: "" or why it is refused
@@ -68,10 +70,17 @@ func newTestHub(t *testing.T) *testHub {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return newTestHubOf(t, set)
+}
+
+// newTestHubOf is one more hub of a cluster.
+func newTestHubOf(t *testing.T, set *ca.Set) *testHub {
+	t.Helper()
 	h := &testHub{
 		t: t, set: set, trust: set.Trust(1), uuid: wire.NewUUID(), incarnation: wire.NewIncarnation(), deviceTTL: time.Hour,
 		secrets: map[string]string{}, registered: make(chan *testConn, 64),
 	}
+	var err error
 	if h.trustBlob, err = set.SignTrust(h.trust); err != nil {
 		t.Fatal(err)
 	}
@@ -264,6 +273,10 @@ func (h *testHub) register(ctx context.Context, conn tunnel.Conn, peer *x509.Cer
 		h.t.Errorf("policy: %v", err)
 		return
 	}
+	tc := &testConn{hub: h, conn: conn, register: *m, messages: make(chan wire.Message, 256)}
+	if h.before != nil {
+		h.before(tc)
+	}
 	_ = tunnel.Send(conn, wire.Ack{
 		HubIncarnation: c.HubIncarnation, Heartbeat: 500 * time.Millisecond, RetryWindow: 100 * time.Millisecond, MaxStreams: 128,
 		Observed: conn.RemoteAddr(), PolicyRevision: 7, LockRevision: 1, Time: h.set.SignTime(time.Now(), nil), Hubs: []string{h.address},
@@ -271,7 +284,6 @@ func (h *testHub) register(ctx context.Context, conn tunnel.Conn, peer *x509.Cer
 	_ = tunnel.Send(conn, wire.Policy{Blob: blob})
 	_ = tunnel.Send(conn, wire.Locks{Revision: 1})
 	_ = tunnel.Send(conn, wire.Time{Blob: h.set.SignTime(time.Now(), &m.TimeNonce)})
-	tc := &testConn{hub: h, conn: conn, register: *m, messages: make(chan wire.Message, 256)}
 	h.registered <- tc
 	h.wg.Go(func() {
 		for {
@@ -365,7 +377,7 @@ func (c *testConn) open(kind wire.StreamKind, req wire.OpenRequest, change func(
 	if change != nil {
 		change(&a)
 	}
-	s := resume.Open(att, a, resume.Options{})
+	s := resume.Open(att, a, resume.Options{DetachedLife: c.hub.detachedLife})
 	c.hub.t.Cleanup(func() { s.Close() })
 	return s
 }

@@ -106,6 +106,12 @@ func (a *Agent) rest(key string, d time.Duration) {
 	}
 }
 
+// rest puts the hub of a tunnel last, by both its names: it may have been dialled before there was a list.
+func (l *link) rest(d time.Duration) {
+	l.a.rest(l.target, d)
+	l.a.rest(string(l.challenge.HubUUID[:]), d)
+}
+
 // hubList is the newest list held.
 func (a *Agent) hubList() hublist.List {
 	a.mu.Lock()

@@ -53,6 +53,7 @@ type keeper struct {
 	probed   int       // tries for QUIC so far
 	returned time.Time // when QUIC last took over from TLS by a try
 	used     time.Time // when a stream was open last
+	busy     bool      // one was at the last look
 	rounds   []*round  // at work, oldest first
 	outcomes chan outcome
 	retiring sync.WaitGroup
@@ -63,6 +64,7 @@ type round struct {
 	k       *keeper
 	purpose purpose
 	urgent  bool
+	tls     bool   // QUIC has had its return for now
 	base    *round // the winner when it began
 	cancel  context.CancelFunc
 }
@@ -124,11 +126,12 @@ func (k *keeper) run(ctx, serving context.Context, first time.Duration) {
 			k.lost(cur)
 		case <-away:
 			k.leaving = true
-			k.a.rest(cur.target, drainRest)
+			cur.rest(drainRest)
 		case r := <-k.late:
 			k.late = nil
 			if r != nil {
 				tunnel.Info(k.a.log, "QUIC replaces TLS", "hub", r.value.challenge.HubName)
+				k.returned = time.Now()
 				k.adopt(serving, r.value, nil)
 			}
 		case o := <-k.outcomes:
@@ -167,8 +170,8 @@ func (k *keeper) stop(reason string) {
 func (k *keeper) goal(now time.Time) purpose {
 	a, cur := k.a, k.current.Load()
 	busy := a.openStreams() > 0
-	if busy {
-		k.used = now
+	if busy || k.busy {
+		k.used, k.busy = now, busy
 	}
 	if k.slot == slotStandby && !k.wanted() {
 		return forNothing
@@ -222,56 +225,60 @@ func (k *keeper) urgent() bool {
 // act does what is due and returns when to look again.
 func (k *keeper) act(ctx, serving context.Context) time.Time {
 	now := time.Now()
+	cur := k.current.Load()
+	next := k.plan(now, func(urgent bool) { k.begin(ctx, serving, urgent) })
+	if k.slot == slotStandby && cur != nil && !k.wanted() {
+		k.current.Store(nil)
+		k.retire(serving, cur)
+	}
+	return next
+}
+
+// plan begins a round if one is due and returns when to look again.
+func (k *keeper) plan(now time.Time, begin func(urgent bool)) time.Time {
 	if p := k.goal(now); p != k.purpose {
 		k.change(p, now)
 	}
 	cur := k.current.Load()
 	look := now.Add(lookAgain)
 	if k.a.cfg.Metered && cur != nil && cur.at.carrier == tunnel.CarrierQUIC {
-		look = now.Add(min(lookAgain, max(meteredLinger-now.Sub(k.used), time.Second)))
+		look = earlier(look, now.Add(max(meteredLinger-now.Sub(k.used), time.Second)))
 	}
 	if k.purpose == forNothing {
 		k.dark = time.Time{}
-		if k.slot == slotStandby && cur != nil && !k.wanted() {
-			k.retire(serving, cur)
-			k.current.Store(nil)
-		}
 		return look
 	}
-	due, every, most := k.next, time.Duration(0), 1
-	if k.urgent() {
+	urgent, every, most := k.urgent(), attemptTimeout, 1
+	if !urgent {
+		k.dark = time.Time{}
+	} else {
 		if k.dark.IsZero() {
-			k.dark, due = now, now
+			k.dark, k.next = now, now
+			if cur != nil && cur.at.carrier == tunnel.CarrierQUIC {
+				k.next = now.Add(moveFirst)
+			}
 		}
 		every, most = urgentEvery, maxRounds
 		if now.Sub(k.dark) > urgentFor {
 			every = calmEvery
 		}
-		if due.After(now.Add(every)) {
-			due = now.Add(every)
-		}
-	} else {
-		k.dark = time.Time{}
+		k.next = earlier(k.next, now.Add(every))
 	}
+	due := k.next
 	if due.Before(k.barred) {
 		due = k.barred
 	}
-	if due.After(now) {
+	switch {
+	case due.After(now):
 		return earlier(look, due)
-	}
-	if len(k.rounds) >= most {
-		if every == 0 {
-			return look // its outcome wakes the loop
-		}
+	case len(k.rounds) < most:
+		k.next = now.Add(every)
+		begin(urgent)
+	case urgent:
 		k.rounds[0].cancel() // the oldest had its chance
-		k.next = now.Add(every)
-		return k.next
-	}
-	k.begin(ctx, serving, every > 0)
-	if every > 0 {
-		k.next = now.Add(every)
-	} else {
-		k.next = now.Add(attemptTimeout)
+		k.next = now.Add(heartbeatRetry / 10)
+	default:
+		return look // the outcome of the one at work wakes the loop
 	}
 	return earlier(look, k.next)
 }
@@ -326,7 +333,8 @@ func (k *keeper) begin(ctx, serving context.Context, urgent bool) {
 		limit = urgentTimeout
 	}
 	rctx, cancel := context.WithTimeout(ctx, limit)
-	r := &round{k: k, purpose: k.purpose, urgent: urgent, base: k.winner.Load(), cancel: cancel}
+	tls := !k.returned.IsZero() && time.Since(k.returned) < returnEvery
+	r := &round{k: k, purpose: k.purpose, urgent: urgent, tls: tls, base: k.winner.Load(), cancel: cancel}
 	k.rounds = append(k.rounds, r)
 	go func() {
 		o := outcome{round: r, err: errInternal}
@@ -348,13 +356,10 @@ func (k *keeper) finished(ctx, serving context.Context, o outcome) {
 	}
 	now := time.Now()
 	if o.err == nil {
-		cur := k.current.Load()
-		if cur != nil && o.purpose == forQUIC {
+		if o.purpose == forQUIC {
 			k.returned, k.probed = now, 0
-			if cur.at.carrier == tunnel.CarrierTLS {
-				tunnel.Info(k.a.log, "QUIC works again", "hub", o.link.challenge.HubName)
-				k.a.history.add(wire.ConnEvent{Kind: wire.EventCarrier, Hub: o.link.challenge.HubName, Carrier: uint8(tunnel.CarrierQUIC)})
-			}
+			tunnel.Info(k.a.log, "QUIC works again", "hub", o.link.challenge.HubName)
+			k.a.history.add(wire.ConnEvent{Kind: wire.EventCarrier, Hub: o.link.challenge.HubName, Carrier: uint8(tunnel.CarrierQUIC)})
 		}
 		k.adopt(serving, o.link, o.late)
 		return
@@ -435,9 +440,13 @@ func (k *keeper) lost(l *link) {
 		case wire.CloseAuth, wire.CloseBanned, wire.CloseClone, wire.CloseUpgrade:
 			wait = k.b.afterRefusal()
 			k.barred = now.Add(wait)
+		case wire.CloseSuperseded:
+			if len(k.rounds) > 0 || k.late != nil {
+				k.barred = now.Add(time.Second) // by the one that is about to tell us of its ACK: another would fence it
+			}
 		case wire.CloseRate, wire.CloseDrain, wire.CloseUnavailable:
 			a.storm(now)
-			a.rest(l.target, max(c.RetryAfter, drainRest))
+			l.rest(max(c.RetryAfter, drainRest))
 		default:
 			if c.RetryAfter > 0 {
 				wait = k.b.atLeast(c.RetryAfter)

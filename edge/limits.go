@@ -36,6 +36,8 @@ const (
 	urgentEvery = time.Second
 	calmEvery   = 5 * time.Second
 	urgentFor   = 5 * time.Minute
+	// moveFirst is the start that another path of the same tunnel has before another tunnel.
+	moveFirst = 250 * time.Millisecond
 	// urgentTimeout bounds one urgent round: four run beside each other, and QUIC's handshake on a link of 600 ms takes half of it.
 	urgentTimeout = 6 * time.Second
 	// maxRounds is how many rounds of one slot run at once; when another is due the oldest ends.

@@ -1,0 +1,536 @@
+package edge
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"hawser/auth/ca"
+	"hawser/auth/grant"
+	"hawser/auth/hublist"
+	"hawser/tunnel"
+	"hawser/tunnel/channel"
+	"hawser/tunnel/channel/payload"
+	"hawser/tunnel/resume"
+	"hawser/tunnel/wire"
+)
+
+// testPath is the way to a hub, both carriers on one port. What flows on it can be stopped, without a word to either end.
+type testPath struct {
+	address string
+	udp     *net.UDPConn
+	tcp     net.Listener
+	hub     string
+
+	noUDP, noTCP atomic.Bool  // nothing passes
+	generation   atomic.Int32 // flows of an earlier one are dead
+
+	wg sync.WaitGroup
+	mu sync.Mutex
+	// closers are what ends with the test.
+	closers []io.Closer
+	closed  bool
+}
+
+func newTestPath(t *testing.T, hub string) *testPath {
+	t.Helper()
+	p := &testPath{hub: hub}
+	var err error
+	for range 20 {
+		if p.udp, err = net.ListenUDP("udp4", &net.UDPAddr{IP: net.IPv4(127, 0, 0, 1)}); err != nil {
+			t.Fatal(err)
+		}
+		if p.tcp, err = net.Listen("tcp4", p.udp.LocalAddr().String()); err == nil {
+			break
+		}
+		p.udp.Close()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.address = p.udp.LocalAddr().String()
+	p.keep(p.udp)
+	p.keep(p.tcp)
+	p.wg.Go(p.passUDP)
+	p.wg.Go(func() {
+		for {
+			in, err := p.tcp.Accept()
+			if err != nil {
+				return
+			}
+			p.wg.Go(func() { p.passTCP(in) })
+		}
+	})
+	t.Cleanup(func() {
+		p.mu.Lock()
+		p.closed = true
+		for _, c := range p.closers {
+			c.Close()
+		}
+		p.mu.Unlock()
+		p.wg.Wait()
+	})
+	return p
+}
+
+// keep closes c with the test; false: at once.
+func (p *testPath) keep(c io.Closer) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.closed {
+		c.Close()
+		return false
+	}
+	p.closers = append(p.closers, c)
+	return true
+}
+
+// cut kills the flows there are; new ones work.
+func (p *testPath) cut() { p.generation.Add(1) }
+
+func (p *testPath) passUDP() {
+	type flow struct {
+		out        *net.UDPConn
+		generation int32
+	}
+	flows := map[netip.AddrPort]*flow{}
+	to, _ := net.ResolveUDPAddr("udp4", p.hub)
+	b := make([]byte, 1<<16)
+	for {
+		n, from, err := p.udp.ReadFromUDPAddrPort(b)
+		if err != nil {
+			return
+		}
+		if p.noUDP.Load() {
+			continue
+		}
+		f := flows[from]
+		if f == nil {
+			out, err := net.DialUDP("udp4", nil, to)
+			if err != nil || !p.keep(out) {
+				continue
+			}
+			f = &flow{out, p.generation.Load()}
+			flows[from] = f
+			p.wg.Go(func() {
+				b := make([]byte, 1<<16)
+				for {
+					n, err := out.Read(b)
+					if err != nil {
+						return
+					}
+					if f.generation == p.generation.Load() && !p.noUDP.Load() {
+						p.udp.WriteToUDPAddrPort(b[:n], from)
+					}
+				}
+			})
+		}
+		if f.generation == p.generation.Load() {
+			f.out.Write(b[:n])
+		}
+	}
+}
+
+func (p *testPath) passTCP(in net.Conn) {
+	if !p.keep(in) || p.noTCP.Load() {
+		return // it hangs
+	}
+	out, err := net.Dial("tcp4", p.hub)
+	if err != nil || !p.keep(out) {
+		in.Close()
+		return
+	}
+	generation := p.generation.Load()
+	var wg sync.WaitGroup
+	for _, d := range [][2]net.Conn{{in, out}, {out, in}} {
+		wg.Go(func() {
+			b := make([]byte, 1<<14)
+			for {
+				n, err := d[0].Read(b)
+				if p.noTCP.Load() || generation != p.generation.Load() {
+					return // nobody is told
+				}
+				if err != nil {
+					d[1].Close()
+					return
+				}
+				d[1].Write(b[:n])
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// testMesh is a cluster of hubs that a device reaches by paths of its own, and which close the older tunnel of a slot.
+type testMesh struct {
+	t     *testing.T
+	hubs  []*testHub
+	paths map[*testHub]*testPath
+	all   chan *testConn // registrations, wherever
+
+	mu   sync.Mutex
+	tell []byte // the signed list
+	held map[uint8]*testConn
+}
+
+func newTestMesh(t *testing.T, zones ...string) *testMesh {
+	t.Helper()
+	m := &testMesh{t: t, paths: map[*testHub]*testPath{}, all: make(chan *testConn, 64), held: map[uint8]*testConn{}}
+	set, err := ca.NewSet(testCluster, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	list := hublist.List{Cluster: testCluster, Revision: 1, Window: 100 * time.Millisecond}
+	for i, zone := range zones {
+		h := newTestHubOf(t, set)
+		p := newTestPath(t, h.address)
+		h.address = p.address // what tokens and lists name
+		h.before, h.detachedLife = m.register, time.Minute
+		m.hubs, m.paths[h] = append(m.hubs, h), p
+		list.Hubs = append(list.Hubs, hublist.Hub{UUID: h.uuid, Name: fmt.Sprintf("hub-%d", i+1), Zone: zone, Tunnel: []string{p.address}})
+	}
+	if m.tell, err = hublist.Sign(list, set.GrantKey()); err != nil {
+		t.Fatal(err)
+	}
+	return m
+}
+
+// register is what hubs do with a registration: the list first, and the slot's older tunnel is closed.
+func (m *testMesh) register(c *testConn) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if old := m.held[c.register.Slot]; old != nil && old.register.Incarnation == c.register.Incarnation {
+		if old.register.Counter >= c.register.Counter {
+			m.t.Errorf("slot %d: counter %d came after %d", c.register.Slot, c.register.Counter, old.register.Counter)
+		}
+		go old.conn.CloseWithError(wire.CloseSuperseded, "a newer tunnel")
+	}
+	m.held[c.register.Slot] = c
+	_ = tunnel.Send(c.conn, wire.HubList{Blob: m.tell})
+	m.all <- c
+}
+
+// next is the next registration of a slot; others are passed over.
+func (m *testMesh) next(slot uint8) *testConn {
+	m.t.Helper()
+	late := time.After(20 * time.Second)
+	for {
+		select {
+		case c := <-m.all:
+			if c.register.Slot == slot {
+				return c
+			}
+		case <-late:
+			m.t.Fatalf("no registration in slot %d within 20 s", slot)
+		}
+	}
+}
+
+// none fails the test if anything registers in slot within d.
+func (m *testMesh) none(slot uint8, d time.Duration) {
+	m.t.Helper()
+	end := time.After(d)
+	for {
+		select {
+		case c := <-m.all:
+			if c.register.Slot == slot {
+				m.t.Fatalf("slot %d registered again, by %v", slot, c.conn.Carrier())
+			}
+		case <-end:
+			return
+		}
+	}
+}
+
+// shell is a session that is spoken to line by line.
+type shell struct {
+	t  *testing.T
+	st *resume.Stream
+	ch channel.Channel
+}
+
+func newShell(c *testConn) *shell {
+	c.hub.t.Helper()
+	s := openShell(c)
+	s.exec()
+	return s
+}
+
+func openShell(c *testConn) *shell {
+	c.hub.t.Helper()
+	st := c.open(wire.KindSession, wire.OpenRequest{Grant: c.grant(grant.Session, func(g *grant.Grant) { g.DetachedLife = time.Minute }), Window: 1 << 20}, nil)
+	s := &shell{c.hub.t, st, channel.New(st, channel.Options{Window: 1 << 20})}
+	c.hub.t.Cleanup(func() { s.ch.Close() })
+	go func() {
+		for r := range s.ch.Requests() {
+			r.Reply(false)
+		}
+	}()
+	return s
+}
+
+func (s *shell) exec() {
+	s.t.Helper()
+	if ok, err := s.ch.SendRequest("exec", true, payload.Exec{Command: "cat"}.Marshal()); err != nil || !ok {
+		s.t.Fatal(ok, err)
+	}
+}
+
+// say writes a line and waits for its echo.
+func (s *shell) say(text string) {
+	s.t.Helper()
+	if _, err := io.WriteString(s.ch, text+"\n"); err != nil {
+		s.t.Fatal(err)
+	}
+	b := make([]byte, len(text)+1)
+	if _, err := io.ReadFull(s.ch, b); err != nil || string(b) != text+"\n" {
+		s.t.Fatalf("%q, %v; want %q", b, err, text)
+	}
+}
+
+// follow resumes the session over another tunnel, as its entry hub does.
+func (s *shell) follow(c *testConn) {
+	s.t.Helper()
+	ctx, cancel := context.WithTimeout(s.t.Context(), 10*time.Second)
+	defer cancel()
+	select { // the hub has seen the older tunnel end
+	case <-s.st.Detached():
+	case <-ctx.Done():
+		s.t.Fatal("the session is still on its old tunnel")
+	}
+	att, err := c.conn.OpenStream(ctx)
+	if err == nil {
+		err = s.st.Resume(ctx, att)
+	}
+	if err != nil {
+		s.t.Fatalf("resume: %v", err)
+	}
+}
+
+func (m *testMesh) start(cfg Config) *Agent {
+	m.t.Helper()
+	if cfg.Token == "" {
+		cfg.Token, cfg.Name = m.hubs[0].token("edge"), "gw-1"
+	}
+	a, _ := m.hubs[0].start(cfg)
+	return a
+}
+
+func TestTwoTunnelsAtTwoHubsAndOneServesWithoutTheOther(t *testing.T) {
+	t.Parallel()
+	m := newTestMesh(t, "a", "a", "b")
+	m.start(Config{})
+	first := m.next(slotActive)
+	if first.conn.Carrier() != tunnel.CarrierQUIC {
+		t.Errorf("the active tunnel is on %v", first.conn.Carrier())
+	}
+	standby := m.next(slotStandby)
+	if standby.conn.Carrier() != tunnel.CarrierTLS || standby.hub == first.hub {
+		t.Errorf("the standby is on %v at the same hub: %v", standby.conn.Carrier(), standby.hub == first.hub)
+	}
+	if first.hub != m.hubs[2] && standby.hub != m.hubs[2] {
+		t.Error("both tunnels are in one zone")
+	}
+	s := newShell(first)
+	s.say("one")
+	m.paths[first.hub].noUDP.Store(true)
+	m.paths[first.hub].noTCP.Store(true)
+	first.conn.CloseWithError(wire.CloseNormal, "crash") // the hub's end; the edge hears nothing
+	standbyShell := newShell(standby)
+	standbyShell.say("two")
+	again := m.next(slotActive)
+	if again.hub == first.hub || again.register.Counter <= first.register.Counter {
+		t.Errorf("came back to the dead hub: %v, with counter %d", again.hub == first.hub, again.register.Counter)
+	}
+	standbyShell.say("three")
+}
+
+func TestADrainMovesTheTunnelBeforeItEnds(t *testing.T) {
+	t.Parallel()
+	m := newTestMesh(t, "", "", "")
+	m.start(Config{NoStandby: true})
+	first := m.next(slotActive)
+	if err := tunnel.Send(first.conn, wire.GoAway{Code: wire.CloseDrain, Reason: "upgrade", Deadline: time.Minute}); err != nil {
+		t.Fatal(err)
+	}
+	second := m.next(slotActive)
+	if second.hub == first.hub {
+		t.Error("came back to the hub that goes away")
+	}
+	newShell(second).say("moved")
+	second.conn.CloseWith(&wire.CloseError{Code: wire.CloseUnavailable, Reason: "no auth"})
+	third := m.next(slotActive)
+	if third.hub == second.hub || third.hub == first.hub {
+		t.Error("did not take the one hub that neither goes away nor lacks auth")
+	}
+}
+
+func TestASessionOnADeadQUICPathMovesToAnother(t *testing.T) {
+	t.Parallel()
+	m := newTestMesh(t, "")
+	m.start(Config{})
+	c := m.next(slotActive)
+	s := newShell(c)
+	s.say("before")
+	was := c.conn.RemoteAddr()
+	start := time.Now()
+	m.paths[c.hub].cut()
+	s.say("after") // on the same tunnel by a fresh path, or on the next
+	if d := time.Since(start); d > 4*time.Second {
+		t.Errorf("the session stood still for %v", d)
+	}
+	if c.conn.Context().Err() == nil && c.conn.RemoteAddr() == was {
+		t.Error("nothing moved")
+	}
+}
+
+func TestASessionWithoutUDPGoesOnOverTLSAndReturnsToQUICOnce(t *testing.T) {
+	t.Parallel()
+	m := newTestMesh(t, "")
+	m.start(Config{Reprobe: 300 * time.Millisecond})
+	c := m.next(slotActive)
+	s := newShell(c)
+	s.say("quic")
+	start := time.Now()
+	m.paths[c.hub].noUDP.Store(true)
+	c = m.next(slotActive)
+	if d := time.Since(start); c.conn.Carrier() != tunnel.CarrierTLS || d > 4500*time.Millisecond {
+		t.Fatalf("after %v on %v", d, c.conn.Carrier())
+	}
+	s.follow(c)
+	s.say("tls")
+	m.paths[c.hub].noUDP.Store(false)
+	c = m.next(slotActive)
+	if c.conn.Carrier() != tunnel.CarrierQUIC {
+		t.Fatalf("came back by %v", c.conn.Carrier())
+	}
+	s.follow(c)
+	s.say("quic again")
+	m.paths[c.hub].noUDP.Store(true)
+	if c = m.next(slotActive); c.conn.Carrier() != tunnel.CarrierTLS {
+		t.Fatalf("on %v without UDP", c.conn.Carrier())
+	}
+	s.follow(c)
+	m.paths[c.hub].noUDP.Store(false)
+	s.say("tls again")
+	m.none(slotActive, 3*time.Second) // ten minutes, if it were to wait
+	s.say("still there")
+}
+
+func TestASessionOnADeadTLSConnectionGetsAnotherBesideIt(t *testing.T) {
+	t.Parallel()
+	m := newTestMesh(t, "")
+	m.start(Config{Carriers: OnlyTLS})
+	c := m.next(slotActive)
+	s := newShell(c)
+	s.say("before")
+	start := time.Now()
+	m.paths[c.hub].cut()
+	next := m.next(slotActive)
+	if d := time.Since(start); d > 4*time.Second {
+		t.Errorf("a new tunnel after %v", d)
+	}
+	s.follow(next)
+	s.say("after")
+	m.none(slotActive, 2*time.Second)
+	s.say("and later")
+}
+
+func TestAMeteredDeviceIdlesOnTLSAndServesOnQUIC(t *testing.T) {
+	t.Parallel()
+	m := newTestMesh(t, "", "")
+	a := m.start(Config{Metered: true})
+	c := m.next(slotActive)
+	if c.conn.Carrier() != tunnel.CarrierTLS {
+		t.Fatalf("idles on %v", c.conn.Carrier())
+	}
+	m.none(slotStandby, time.Second)
+	s := openShell(c)
+	c = m.next(slotActive)
+	if c.conn.Carrier() != tunnel.CarrierQUIC {
+		t.Fatalf("serves on %v", c.conn.Carrier())
+	}
+	s.follow(c)
+	s.exec()
+	s.say("quic")
+	k := a.keepers[slotActive]
+	idle := &keeper{a: &Agent{cfg: a.cfg, streams: newStreams(nil, 1)}}
+	idle.current.Store(k.current.Load())
+	now := time.Now()
+	idle.used = now
+	if p := idle.goal(now.Add(meteredLinger - time.Second)); p != forNothing {
+		t.Errorf("just after the last stream: %d", p)
+	}
+	if p := idle.goal(now.Add(meteredLinger)); p != forTLS {
+		t.Errorf("a minute after the last stream: %d", p)
+	}
+}
+
+func TestQUICIsTriedAgainAtGrowingIntervalsAndReturnsOnceInTenMinutes(t *testing.T) {
+	a := &Agent{}
+	k := &keeper{a: a}
+	now := time.Unix(1e9, 0)
+	var at []time.Duration
+	passed := time.Duration(0)
+	for k.probed = range 5 {
+		passed += k.probeAt(now).Sub(now)
+		at = append(at, passed)
+	}
+	if got, want := fmt.Sprint(at), "[5m0s 15m0s 1h0m0s 2h0m0s 3h0m0s]"; got != want {
+		t.Errorf("tried after %s, want %s", got, want)
+	}
+	k.probed = 0
+	k.returned = now.Add(-time.Minute)
+	if wait := k.probeAt(now).Sub(now); wait != 9*time.Minute {
+		t.Errorf("a minute after a return the next try is in %v", wait)
+	}
+}
+
+// An agent whose hubs do not answer dials each second while people wait, and by its back-off while none does.
+func TestUrgencyDialsEachSecondWithinItsBound(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		streams  bool
+		min, max int // rounds in the first minute
+	}{{"people wait", true, 55, 62}, {"nobody waits", false, 2, 12}} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := &Agent{cfg: Config{Hubs: []string{"192.0.2.1:443"}}, streams: newStreams(nil, 1), rests: map[string]time.Time{}}
+				for slot := range a.keepers {
+					a.keepers[slot] = newKeeper(a, uint8(slot))
+				}
+				if tt.streams {
+					a.streams.byID[wire.StreamID{1}] = &stream{kind: wire.KindSession}
+				}
+				k := a.keepers[slotActive]
+				k.purpose = forTunnel
+				began, most := 0, 0
+				start := time.Now()
+				for time.Since(start) < time.Minute {
+					now := time.Now()
+					next := k.plan(now, func(bool) {
+						began++
+						_, cancel := context.WithCancel(t.Context())
+						k.rounds = append(k.rounds, &round{k: k, cancel: cancel, purpose: forTunnel, urgent: tt.streams})
+						most = max(most, len(k.rounds))
+					})
+					for len(k.rounds) >= maxRounds || len(k.rounds) > 0 && !tt.streams { // no answer, in the end
+						k.finished(t.Context(), t.Context(), outcome{round: k.rounds[0], err: context.DeadlineExceeded})
+						next = k.plan(now, func(bool) { t.Error("began twice at once") })
+					}
+					time.Sleep(max(next.Sub(now), time.Millisecond))
+				}
+				if began < tt.min || began > tt.max || most > maxRounds {
+					t.Errorf("%d rounds in a minute, %d at once", began, most)
+				}
+			})
+		})
+	}
+}
