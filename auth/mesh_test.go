@@ -217,7 +217,12 @@ func TestHubsTellTheirSessionsAgainAfterARestartOfAuth(t *testing.T) {
 	if err := report(h, true, state); connect.CodeOf(err) != connect.CodeFailedPrecondition {
 		t.Errorf("without a Watch: %v", err)
 	}
-	h.up(t, &api.WatchRequest{Sessions: [][]byte{r.SessionId, r.ConnectionId}}, nil)
+	kills := make(chan *api.Kill, 8)
+	h.up(t, &api.WatchRequest{Sessions: [][]byte{r.SessionId, r.ConnectionId}}, func(m *api.WatchResponse) {
+		for _, k := range m.Kills {
+			kills <- k
+		}
+	})
 	other.up(t, &api.WatchRequest{}, nil)
 	if err := report(h, true, state, connection); err != nil {
 		t.Fatal(err)
@@ -225,6 +230,22 @@ func TestHubsTellTheirSessionsAgainAfterARestartOfAuth(t *testing.T) {
 	list := sessionStates(t, b)
 	if len(list) != 2 || list[0].Hub != "hub" || list[0].User != "ann" || list[0].StartUnixNano != state.StartUnixNano {
 		t.Fatalf("known again: %v", list)
+	}
+	if _, err := b.admin.Admin.KillSession(t.Context(), connect.NewRequest(&api.KillSessionRequest{Id: hexOf(r.SessionId)})); err != nil {
+		t.Fatal(err)
+	}
+	if k := <-kills; !bytes.Equal(k.SessionId, r.SessionId) {
+		t.Errorf("killed: %v", k)
+	}
+	gone := &api.SessionState{Id: id16(), ConnectionId: r.ConnectionId, Kind: api.Kind_KIND_SESSION, User: "removed", DeviceUuid: d.Uuid}
+	if err := report(h, false, gone); err != nil {
+		t.Fatal(err)
+	}
+	if k := <-kills; !bytes.Equal(k.SessionId, gone.Id) || k.Reason != "the user was removed" {
+		t.Errorf("killed: %v", k)
+	}
+	if _, err := h.Hub.Release(t.Context(), connect.NewRequest(&api.ReleaseRequest{SessionId: gone.Id})); err != nil {
+		t.Fatal(err)
 	}
 	byID := func(id []byte) *api.Session {
 		for _, s := range sessionStates(t, b) {

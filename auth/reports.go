@@ -78,6 +78,10 @@ func (s hubService) ReportSessions(ctx context.Context, req *connect.Request[api
 			e.Device, e.DeviceUUID = sess.device.Name, sess.device.UUID
 		}
 		s.record(e)
+		if u, _ := s.view.user(sess.user); u == nil {
+			// Who removed him looked for his sessions when this one was not known.
+			s.hubs.kill(sess, "the user was removed")
+		}
 	}
 	for _, sess := range ended {
 		s.recordEnd(sess, "the hub has it no longer", nil)
