@@ -1,14 +1,18 @@
 package netwatch
 
 import (
+	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 )
 
@@ -87,7 +91,8 @@ func TestEachKindOfChangeBringsATokenAndNoiseNone(t *testing.T) {
 	}
 	quiet("link", "set", "lo", "up")
 	quiet("link", "add", "v0", "type", "veth", "peer", "name", "v1")
-	ip(t, "link", "set", "v1", "up")
+	ip(t, "link", "set", "v0", "addrgenmode", "none") // else an address of its own appears when it pleases
+	ip(t, "link", "set", "v1", "addrgenmode", "none", "up")
 	change("link", "set", "v0", "up")
 	change("addr", "add", "192.0.2.2/24", "dev", "v0")
 	quiet("addr", "change", "192.0.2.2/24", "dev", "v0", "valid_lft", "3600", "preferred_lft", "3600")
@@ -142,6 +147,59 @@ func TestAStormOfChangesIsSurvived(t *testing.T) {
 	within(t, ch, "a change after the storm")
 }
 
+// script is a socket whose reads are written down.
+type script struct {
+	reads []error // nil: the same message of an address each time
+	n     int
+	done  <-chan struct{}
+}
+
+func (s *script) Read(b []byte) (int, error) {
+	if s.n == len(s.reads) {
+		<-s.done
+		return 0, os.ErrDeadlineExceeded
+	}
+	s.n++
+	time.Sleep(time.Millisecond)
+	if err := s.reads[s.n-1]; err != nil {
+		return 0, &os.PathError{Op: "read", Path: "netlink", Err: err}
+	}
+	return copy(b, addrMessage(syscall.RTM_NEWADDR, 7, netip.MustParseAddr("192.0.2.1"))), nil
+}
+
+// A machine that was too slow for the kernel must neither miss that something changed, nor spin, nor take what it missed for old news.
+func TestAnOverrunIsAChangeAndNoLoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		s := &script{reads: []error{nil, syscall.EINTR, nil, syscall.ENOBUFS, syscall.ENOBUFS, nil}, done: ctx.Done()}
+		var tokens []time.Duration
+		ch := make(chan struct{})
+		go func() {
+			defer close(ch)
+			if err := watch(ctx, s, empty(), ch); err != nil {
+				t.Error(err)
+			}
+		}()
+		start := time.Now()
+		time.AfterFunc(time.Minute, cancel)
+		for range ch {
+			tokens = append(tokens, time.Since(start))
+		}
+		// The address once; each overrun after its pause; the address anew.
+		const read = time.Millisecond
+		want := []time.Duration{read, 4*read + overrunPause, 5*read + 2*overrunPause, 6*read + 2*overrunPause}
+		if !slices.Equal(tokens, want) {
+			t.Errorf("tokens at %v, want %v", tokens, want)
+		}
+	})
+}
+
+func TestASocketThatFailsIsReportedAndLeft(t *testing.T) {
+	if err := watch(t.Context(), &script{reads: []error{syscall.EBADF}}, empty(), nil); !errors.Is(err, syscall.EBADF) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestTheChannelClosesWithItsContext(t *testing.T) {
 	ch := Watch(t.Context(), nil)
 	t.Cleanup(func() { // after the test's context is over
@@ -176,7 +234,11 @@ func addrMessage(kind uint16, index uint32, ip netip.Addr) []byte {
 	return message(kind, b, a, ip.AsSlice())
 }
 
-func empty() *seen { return &seen{map[int32]uint32{}, map[address]struct{}{}} }
+func empty() *seen {
+	s := blank()
+	s.blank = false
+	return s
+}
 
 func TestTheSameThingAgainIsNoNews(t *testing.T) {
 	s := empty()

@@ -12,6 +12,7 @@ const maxSeen = 256
 type seen struct {
 	links map[int32]uint32
 	addrs map[address]struct{}
+	blank bool // it did not begin with what is there
 }
 
 type address struct {
@@ -21,13 +22,19 @@ type address struct {
 
 // newSeen begins with what is there now, as far as the kernel tells.
 func newSeen() *seen {
-	s := &seen{map[int32]uint32{}, map[address]struct{}{}}
+	s := blank()
+	s.blank = false
 	for _, what := range []int{syscall.RTM_GETLINK, syscall.RTM_GETADDR} {
 		if b, err := syscall.NetlinkRIB(what, syscall.AF_UNSPEC); err == nil {
 			s.change(b)
 		}
 	}
 	return s
+}
+
+// blank knows nothing, so that everything is news.
+func blank() *seen {
+	return &seen{links: map[int32]uint32{}, addrs: map[address]struct{}{}, blank: true}
 }
 
 // change takes what one read returned, whole netlink messages, and reports whether any of them is news. What is malformed ends the
@@ -81,7 +88,7 @@ func (s *seen) link(kind uint16, b []byte) bool {
 	if known || len(s.links) < maxSeen {
 		s.links[index] = flags
 	}
-	return known || flags != 0 // a new interface that is still down is no news
+	return known || flags != 0 || s.blank // a new interface that is still down is no news
 }
 
 // addr reads a struct ifaddrmsg. The kernel sends one whenever a router advertisement prolongs an address.

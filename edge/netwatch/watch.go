@@ -3,6 +3,7 @@ package netwatch
 import (
 	"context"
 	"errors"
+	"io"
 	"os"
 	"syscall"
 	"time"
@@ -63,7 +64,7 @@ func listen() (*os.File, error) {
 }
 
 // watch reads until ctx is over or the socket fails.
-func watch(ctx context.Context, f *os.File, s *seen, changed chan<- struct{}) error {
+func watch(ctx context.Context, f io.Reader, s *seen, changed chan<- struct{}) error {
 	buffer := make([]byte, readBuffer)
 	for {
 		n, err := f.Read(buffer)
@@ -73,8 +74,9 @@ func watch(ctx context.Context, f *os.File, s *seen, changed chan<- struct{}) er
 			return nil
 		case err == nil || errors.Is(err, syscall.EINTR):
 		case errors.Is(err, syscall.ENOBUFS):
-			// What was dropped may have been anything. The error is reported once, but a machine in such a storm has better things to do.
-			s, tell = newSeen(), true
+			// What was dropped may have been anything, and until the queue is empty more is dropped without a word: from here on everything is news. The
+			// error comes once, but a machine in such a storm has better things to do than to read on.
+			s, tell = blank(), true
 			wait := time.NewTimer(overrunPause)
 			select {
 			case <-wait.C:
