@@ -24,6 +24,7 @@ import (
 	"hawser/auth/ca"
 	"hawser/auth/policy"
 	"hawser/tunnel"
+	"hawser/tunnel/identity"
 	"hawser/tunnel/quicconn"
 	"hawser/tunnel/wire"
 	"hawser/tunnel/yamuxconn"
@@ -286,4 +287,13 @@ func saveProfiles(t *testing.T, name string) {
 		_ = pprof.Lookup(kind).WriteTo(f, 0)
 		_ = f.Close()
 	}
+}
+
+func openDir(t *testing.T, path string) *identity.Dir {
+	t.Helper()
+	d, err := identity.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return d
 }
