@@ -170,6 +170,7 @@ func (h *node) start(at *net.UDPAddr) {
 		},
 		OpenLocal: func(ctx context.Context, t *registry.Tunnel) (tunnel.Stream, error) { return t.Conn.OpenStream(ctx) },
 		HubChanged: func(id wire.UUID) {
+			h.mesh.HubStatus(id) // who is told asks
 			select {
 			case h.hubs <- id:
 			default:

@@ -162,6 +162,19 @@ func (p *peer) dialAddr(ctx context.Context, addr string) (quicconn.Peer, error)
 // adopt decides which connection is used when there are two: one of the lower UUID's dialling, and of two of the same hub's dialling the
 // newer. It is nil when that is l, else what to close l with. Both hubs decide alike, so none ends what the other keeps.
 func (p *peer) adopt(l *link) *wire.CloseError {
+	back, e := p.use(l)
+	if e != nil {
+		return e
+	}
+	// Without locks, for whoever is told asks.
+	if back {
+		p.m.c.HubChanged(p.id)
+	}
+	p.m.c.Registry.HubBack(p.id)
+	return nil
+}
+
+func (p *peer) use(l *link) (back bool, e *wire.CloseError) {
 	p.hearing.Lock() // nothing of the old link is taken after this
 	defer p.hearing.Unlock()
 	p.mu.Lock()
@@ -169,26 +182,22 @@ func (p *peer) adopt(l *link) *wire.CloseError {
 	old, now := p.link, p.m.c.Now()
 	switch {
 	case p.removed:
-		return &wire.CloseError{Code: wire.CloseAuth, Reason: errUnlisted.Error()}
+		return false, &wire.CloseError{Code: wire.CloseAuth, Reason: errUnlisted.Error()}
 	case now.Before(p.banned):
-		return &wire.CloseError{Code: wire.CloseRate, Reason: "this hub broke the rules a moment ago", RetryAfter: p.banned.Sub(now)}
+		return false, &wire.CloseError{Code: wire.CloseRate, Reason: "this hub broke the rules a moment ago", RetryAfter: p.banned.Sub(now)}
 	}
 	if old != nil && old.incarnation == l.incarnation && old.byLower && !l.byLower && now.Sub(old.heardAt()) < 3*p.m.c.Timing.Heartbeat/2 {
-		return &wire.CloseError{Code: wire.CloseSuperseded, Reason: "there is another connection"}
+		return false, &wire.CloseError{Code: wire.CloseSuperseded, Reason: "there is another connection"}
 	}
 	p.timer.Stop()
-	back := p.gone || p.incarnation != l.incarnation
+	back = p.gone || p.incarnation != l.incarnation
 	p.gone, p.incarnation = false, l.incarnation
 	p.setLocked(l)
 	if old != nil {
 		close(old.retired)
 	}
 	p.m.c.Registry.BeginSnapshot(p.id)
-	if back {
-		p.m.c.HubChanged(p.id)
-	}
-	p.m.c.Registry.HubBack(p.id)
-	return nil
+	return back, nil
 }
 
 // left notes that a connection ended. Its devices stay known for the grace.
@@ -206,13 +215,16 @@ func (p *peer) left(l *link) {
 // drop forgets the tunnels of a hub that stayed away.
 func (p *peer) drop() {
 	p.hearing.Lock()
-	defer p.hearing.Unlock()
 	p.mu.Lock()
 	away := p.link == nil && !p.gone
 	p.gone = p.gone || away
 	p.mu.Unlock()
+	n := 0
 	if away {
-		n := p.m.c.Registry.DropHub(p.id)
+		n = p.m.c.Registry.DropHub(p.id)
+	}
+	p.hearing.Unlock()
+	if away {
 		p.m.c.Logger.Warn("hub gone", "hub", p.name(), "tunnels", n)
 		p.m.c.HubChanged(p.id)
 	}
@@ -239,7 +251,7 @@ func (p *peer) remove() {
 		_ = l.conn.CloseWithError(wire.CloseAuth, errUnlisted.Error())
 	}
 	p.hearing.Lock()
-	defer p.hearing.Unlock()
 	p.m.c.Registry.DropHub(p.id)
+	p.hearing.Unlock()
 	p.m.c.HubChanged(p.id)
 }
