@@ -191,9 +191,9 @@ func (a *Agent) keepConnected(ctx context.Context, smear time.Duration) {
 		})
 	}
 	wg.Go(func() { a.watchNetwork(ctx) })
-	stopStatus := a.serveStatus()
+	stopRecall := a.serveRecall()
 	wg.Wait()
-	stopStatus()
+	stopRecall()
 	deadline := time.Now().Add(shutdownGrace)
 	a.live.endAll(errShutdown)
 	a.live.wait(deadline)

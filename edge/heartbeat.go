@@ -33,11 +33,12 @@ type beater struct {
 	said  bool          // the last one said that none is due
 	ask   bool          // send one now and have it answered
 
-	wanted uint32    // the oldest unanswered heartbeat that wanted an answer; 0: none
-	asked  time.Time // when it was sent
-	tries  int       // how many were sent since, that one included
-	rtt    time.Duration
-	wary   int // how often silence turned out to be slowness: each doubles the patience
+	wanted  uint32    // the oldest unanswered heartbeat that wanted an answer; 0: none
+	asked   time.Time // when it was sent
+	tries   int       // how many were sent since, that one included
+	rtt     time.Duration
+	doubted bool // the network changed, and no answer has come since
+	wary    int  // how often silence turned out to be slowness: each doubles the patience
 }
 
 // health is what silence means.
@@ -126,6 +127,9 @@ func (b *beater) patience(p pace) time.Duration {
 
 // health tells what the silence so far means, and when that may change by itself; zero: it does not.
 func (b *beater) health(now time.Time, p pace) (health, time.Time) {
+	if b.doubted && p != paceIdle {
+		return suspect, time.Time{}
+	}
 	if b.wanted == 0 || b.tries < 2 {
 		return healthy, time.Time{}
 	}
@@ -139,6 +143,11 @@ func (b *beater) health(now time.Time, p pace) (health, time.Time) {
 		return suspect, limit.Add(idleMoves)
 	}
 	return dead, time.Time{}
+}
+
+// doubt makes the path prove itself: only an answer to what is sent from now on counts, and until it comes people do not wait for the silence to last.
+func (b *beater) doubt() {
+	b.ask, b.doubted, b.wanted, b.tries = true, true, 0, 0
 }
 
 // answered notes an answer. It reports whether the interval changed.
@@ -156,7 +165,7 @@ func (b *beater) answered(now time.Time, m *wire.HeartbeatAnswer) bool {
 		if took < suspectAfter && b.wary > 0 && b.seq%64 == 0 {
 			b.wary--
 		}
-		b.wanted, b.tries = 0, 0
+		b.wanted, b.tries, b.doubted = 0, 0, false
 	}
 	if next := clampHeartbeat(m.Interval); m.Interval > 0 && next != b.idle {
 		b.idle = next
@@ -212,6 +221,20 @@ func (l *link) heartbeat(ctx context.Context) error {
 			}
 		}
 	})
+	// A write may be stuck behind streams' in a socket that nobody empties, just when heartbeats matter.
+	beats := make(chan wire.Heartbeat, 1)
+	l.goDo("heartbeats", func(ctx context.Context) error {
+		for {
+			select {
+			case h := <-beats:
+				if err := l.sendHeartbeat(h); err != nil {
+					return err
+				}
+			case <-ctx.Done():
+				return nil
+			}
+		}
+	})
 	b := &beater{idle: clampHeartbeat(l.ack.Heartbeat), kernel: l.at.carrier == tunnel.CarrierTLS}
 	observed := l.ack.Observed
 	quicIdle := func(p pace) bool { return p == paceIdle && l.at.carrier == tunnel.CarrierQUIC }
@@ -249,8 +272,9 @@ func (l *link) heartbeat(ctx context.Context) error {
 			nudge(l.k.wake)
 		}
 		if h, ok := b.beat(now, p, rand.Int64N); ok {
-			if err := l.sendHeartbeat(h); err != nil {
-				return err
+			select {
+			case beats <- h:
+			default: // the last is stuck in the carrier: lost, as the network may
 			}
 		}
 		state, at := b.health(now, p)
@@ -274,7 +298,8 @@ func (l *link) heartbeat(ctx context.Context) error {
 				nudge(l.busy)
 			}
 			if state != healthy {
-				tunnel.Info(l.a.log, "the hub does not answer", "slot", l.slot, "hub", l.challenge.HubName, "for", now.Sub(b.asked).Round(time.Millisecond))
+				tunnel.Info(l.a.log, "the hub does not answer", "slot", l.slot, "hub", l.challenge.HubName,
+					"for", now.Sub(b.asked).Round(time.Millisecond), "network_changed", b.doubted)
 			}
 		}
 		switch state {
@@ -297,10 +322,9 @@ func (l *link) heartbeat(ctx context.Context) error {
 		case <-l.busy:
 		case <-l.moved:
 			// The network changed. On QUIC a fresh path spares what waits on the old one its backed-off timer.
-			b.ask, shifted = true, true
-			if p != paceIdle {
-				move(time.Now())
-			}
+			b.doubt()
+			shifted = true
+			tried = time.Time{}
 		case err := <-moves:
 			moving = false
 			if err == nil {

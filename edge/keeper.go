@@ -48,6 +48,7 @@ type keeper struct {
 	purpose  purpose
 	next     time.Time // when a round for it is due
 	barred   time.Time // until when authority said no
+	begun    time.Time // the last round
 	dark     time.Time // since when nothing answers; zero: something does
 	alone    bool      // no second hub was found
 	probed   int       // tries for QUIC so far
@@ -253,9 +254,12 @@ func (k *keeper) plan(now time.Time, begin func(urgent bool)) time.Time {
 		k.dark = time.Time{}
 	} else {
 		if k.dark.IsZero() {
-			k.dark, k.next = now, now
+			k.dark, k.next = now, k.begun.Add(urgentEvery)
 			if cur != nil && cur.at.carrier == tunnel.CarrierQUIC {
 				k.next = now.Add(moveFirst)
+				if k.begun.Add(urgentEvery).After(k.next) {
+					k.next = k.begun.Add(urgentEvery)
+				}
 			}
 		}
 		every, most = urgentEvery, maxRounds
@@ -272,7 +276,7 @@ func (k *keeper) plan(now time.Time, begin func(urgent bool)) time.Time {
 	case due.After(now):
 		return earlier(look, due)
 	case len(k.rounds) < most:
-		k.next = now.Add(every)
+		k.next, k.begun = now.Add(every), now
 		begin(urgent)
 	case urgent:
 		k.rounds[0].cancel() // the oldest had its chance
@@ -459,6 +463,7 @@ func (k *keeper) lost(l *link) {
 	}
 	a.history.add(ev)
 	k.next, k.leaving = now.Add(wait), false
+	k.dark = time.Time{} // with sessions open the next round is due at once, whatever was tried before
 	k.purpose = forTunnel
 	tunnel.Warn(a.log, "tunnel lost", "slot", k.slot, "hub", l.challenge.HubName, "error", l.err, "retry", wait.Round(time.Millisecond))
 	nudge(k.other().wake)

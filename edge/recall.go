@@ -87,7 +87,11 @@ func (a *Agent) recall(now time.Time) string {
 	var b strings.Builder
 	for _, k := range a.keepers {
 		if l := k.current.Load(); l != nil {
-			fmt.Fprintf(&b, "tunnel\t%s by %s, since %s\n", wire.Quote(l.challenge.HubName, 80), l.at, now.Sub(l.since).Round(time.Second))
+			fmt.Fprintf(&b, "tunnel\t%d: %s by %s, for %s, %d streams", k.slot, wire.Quote(l.challenge.HubName, 80), l.at, now.Sub(l.since).Round(time.Second), l.open())
+			if l.suspect.Load() {
+				b.WriteString(", does not answer")
+			}
+			b.WriteByte('\n')
 		}
 	}
 	if network := netwatch.Network(); network != "" {

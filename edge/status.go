@@ -76,5 +76,6 @@ func Leave(path string) error {
 	return nil
 }
 
-// serveStatus is written with the status command.
-func (a *Agent) serveStatus() (stop func()) { return func() {} }
+// Recall tells what the agent that runs on a state directory remembers: its tunnels, what it learned of the network, the last events. Nothing, if none
+// runs or it does not trust this user.
+func Recall(path string, tell func(Check)) { diagnoseAgent(path, tell) }

@@ -31,10 +31,15 @@ const usage = `hawser-edge keeps this device reachable through its cluster.
   hawser-edge doctor [--state DIR] [--hub ADDR]... [--proxy URL]    checks what an agent needs, and asks the running one
   hawser-edge version
 
+  --hub ADDR, --hub @FILE    hub addresses instead of the cluster's; a file of them is read anew at each attempt, and so is a token's: --token @FILE
+  --carrier any|quic|tls     what is dialled; any: QUIC, and TLS where UDP is blocked
+  --standby on|off           a second tunnel at another hub, where there is one; on unless told
+  --metered                  bytes are paid for: one tunnel, idle on TCP, on QUIC while somebody works
+  --reprobe 5m               when QUIC is tried again while UDP seems blocked, and then ever more rarely
   --proxy http://[USER:PASSWORD@]HOST[:PORT]    the HTTP proxy that TCP goes through; "env": that of HTTPS_PROXY. None unless told
 
 Every flag may also come from the environment: HAWSER_STATE, HAWSER_TOKEN, HAWSER_NAME, HAWSER_LABEL, HAWSER_HUB,
-HAWSER_CARRIER, HAWSER_PROXY, HAWSER_LOG_LEVEL (lists separated by commas). A flag wins.
+HAWSER_CARRIER, HAWSER_STANDBY, HAWSER_METERED, HAWSER_REPROBE, HAWSER_PROXY, HAWSER_LOG_LEVEL (lists separated by commas). A flag wins.
 `
 
 // DefaultState is where the identity lives unless told otherwise; packages keep it across upgrades.
@@ -56,6 +61,7 @@ var errUsage = errors.New("usage")
 // options are the flags of all commands.
 type options struct {
 	state, token, name, carrier, logLevel, proxy string
+	standby, metered, reprobe                    string
 	labels, hubs                                 []string
 }
 
@@ -128,6 +134,9 @@ func parse(command string, args []string) (*options, error) {
 		fs.list(&o.hubs, "hub", list("HUB"))
 		fs.text(&o.carrier, "carrier", env("CARRIER", "any"))
 		fs.text(&o.logLevel, "log-level", env("LOG_LEVEL", "info"))
+		fs.text(&o.standby, "standby", env("STANDBY", "on"))
+		fs.text(&o.metered, "metered", os.Getenv("HAWSER_METERED"))
+		fs.text(&o.reprobe, "reprobe", os.Getenv("HAWSER_REPROBE"))
 	case "doctor":
 		fs.list(&o.hubs, "hub", list("HUB"))
 	}
@@ -180,6 +189,20 @@ func (o *options) config(stderr io.Writer) (edge.Config, error) {
 		}
 		c.Labels = append(c.Labels, wire.Label{Key: key, Value: value})
 	}
+	var err error
+	if c.Metered, err = onOff("metered", o.metered); err != nil {
+		return c, err
+	}
+	standby, err := onOff("standby", o.standby)
+	if err != nil {
+		return c, err
+	}
+	c.NoStandby = !standby
+	if o.reprobe != "" {
+		if c.Reprobe, err = time.ParseDuration(o.reprobe); err != nil || c.Reprobe < time.Second {
+			return c, fmt.Errorf("%w: --reprobe \"%s\" is no duration of a second or more, such as 5m", errUsage, wire.Quote(o.reprobe, 80))
+		}
+	}
 	level, err := logLevel(o.logLevel)
 	if err != nil {
 		return c, err
@@ -189,6 +212,17 @@ func (o *options) config(stderr io.Writer) (edge.Config, error) {
 		return c, fmt.Errorf("%w: %w", errUsage, err)
 	}
 	return c, nil
+}
+
+// onOff reads a switch; nothing is off.
+func onOff(name, s string) (bool, error) {
+	switch s {
+	case "1", "on", "true", "yes":
+		return true, nil
+	case "", "0", "off", "false", "no":
+		return false, nil
+	}
+	return false, fmt.Errorf("%w: --%s \"%s\" is neither on nor off", errUsage, name, wire.Quote(s, 80))
 }
 
 func logLevel(s string) (tunnel.Level, error) {

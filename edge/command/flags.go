@@ -11,9 +11,12 @@ import (
 // errHelp is what [flagSet.parse] returns for --help and -h.
 var errHelp = errors.New("help asked for")
 
-// flagSet is the flags of one command by name. Each takes a value, as `--name value` or `--name=value`. It stands in for pflag, which with what it
+// flagSet is the flags of one command by name. Each takes a value, as `--name value` or `--name=value`, but a switch may stand alone. It stands in for pflag, which with what it
 // pulls in costs the agent tens of kilobytes.
 type flagSet map[string]func(value string)
+
+// switches are the flags that may stand alone, which is "on".
+var switches = map[string]bool{"metered": true}
 
 // text adds a flag whose last value counts.
 func (f flagSet) text(p *string, name, otherwise string) {
@@ -55,6 +58,8 @@ func (f flagSet) parse(args []string) (rest []string, err error) {
 		case !isLong || !known:
 			return nil, fmt.Errorf("unknown flag: \"%s\"", wire.Quote(name, 80))
 		case given:
+		case switches[long]:
+			value = "on"
 		case len(args) == 0:
 			return nil, fmt.Errorf("flag needs an argument: %s", name)
 		default:

@@ -38,6 +38,7 @@ func status(o *options, stdout, _ io.Writer) error {
 		running = "yes"
 	}
 	fmt.Fprintf(stdout, "running: %s\n", running)
+	edge.Recall(o.state, func(c edge.Check) { fmt.Fprintf(stdout, "%s: %s\n", c.Name, wire.Quote(c.Text, 600)) })
 	return nil
 }
 
