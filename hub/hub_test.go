@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -33,8 +34,13 @@ type authTwin struct {
 	more   []*api.WatchDevice
 	states chan *api.DeviceState
 
-	closed   chan uint64 // chunks of recordings closed
-	released chan *api.ReleaseRequest
+	closed    chan uint64 // chunks of recordings closed
+	released  chan *api.ReleaseRequest
+	incidents chan *api.ReportIncidentRequest
+
+	mu    sync.Mutex
+	hubs  []*api.Hub
+	found chan struct{} // closed and replaced when hubs changes
 }
 
 const testCluster = "test.example"
@@ -49,6 +55,7 @@ func newAuth(t *testing.T, deviceKey ed25519.PublicKey) (*authTwin, string) {
 	}
 	a := &authTwin{
 		set: set, states: make(chan *api.DeviceState, 64), closed: make(chan uint64, 64), released: make(chan *api.ReleaseRequest, 64),
+		incidents: make(chan *api.ReportIncidentRequest, 64), found: make(chan struct{}),
 	}
 	if a.trust, err = set.SignTrust(set.Trust(1)); err != nil {
 		t.Fatal(err)
@@ -103,8 +110,37 @@ func (a *authTwin) Watch(ctx context.Context, _ *connect.Request[api.WatchReques
 		Revision: 5, Epoch: "e", Full: true, Begin: true, Synced: true, Trust: a.trust, Devices: append([]*api.WatchDevice{a.device}, a.more...),
 		Locks: &api.Locks{Revision: 2}, Time: a.set.SignTime(time.Now(), nil),
 	})
-	<-ctx.Done()
+	for err == nil {
+		a.mu.Lock()
+		hubs, found := a.hubs, a.found
+		a.mu.Unlock()
+		if len(hubs) > 0 {
+			err = s.Send(&api.WatchResponse{Revision: 6, Epoch: "e", Hubs: hubs})
+		}
+		select {
+		case <-found:
+		case <-ctx.Done():
+			return err
+		}
+	}
 	return err
+}
+
+// list tells all hubs of one another.
+func (a *authTwin) list(all ...*Hub) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.hubs = nil
+	for _, h := range all {
+		a.hubs = append(a.hubs, &api.Hub{Uuid: h.auth.UUID().String(), Name: "hub-1", TunnelAddresses: []string{h.TunnelAddr().String()}})
+	}
+	close(a.found)
+	a.found = make(chan struct{})
+}
+
+func (a *authTwin) ReportIncident(_ context.Context, r *connect.Request[api.ReportIncidentRequest]) (*connect.Response[api.ReportIncidentResponse], error) {
+	a.incidents <- r.Msg
+	return connect.NewResponse(new(api.ReportIncidentResponse)), nil
 }
 
 func (a *authTwin) ReportDevices(_ context.Context, r *connect.Request[api.ReportDevicesRequest]) (*connect.Response[api.ReportDevicesResponse], error) {
@@ -252,6 +288,13 @@ func (e testEdge) register(t *testing.T, c tunnel.Conn, ch *wire.Challenge, uuid
 
 func newCluster(t *testing.T) (*authTwin, *Hub, ed25519.PrivateKey) {
 	t.Helper()
+	a, hubs, key := newClusterOf(t, 1)
+	return a, hubs[0], key
+}
+
+// newClusterOf makes n hubs that know one another.
+func newClusterOf(t *testing.T, n int) (*authTwin, []*Hub, ed25519.PrivateKey) {
+	t.Helper()
 	pub, key, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
@@ -261,7 +304,14 @@ func newCluster(t *testing.T) (*authTwin, *Hub, ed25519.PrivateKey) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return a, runHub(t, a.token(t, addr, pin)), key
+	var hubs []*Hub
+	for range n {
+		hubs = append(hubs, runHub(t, a.token(t, addr, pin)))
+	}
+	if n > 1 {
+		a.list(hubs...)
+	}
+	return a, hubs, key
 }
 
 func TestADeviceRegistersOverEitherCarrierAndTheNewerFencesTheOlder(t *testing.T) {
