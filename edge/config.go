@@ -27,7 +27,7 @@ const (
 type Config struct {
 	// State is the directory that holds the identity. Required. Created 0700 when absent.
 	State string
-	// Token joins a cluster when State holds no identity yet; empty: State must hold one.
+	// Token joins a cluster when State holds no identity yet; empty: State must hold one. "@FILE" is a file with it, read anew at each attempt.
 	Token string
 	// Name is the device name wanted at the join; empty: the cleaned hostname. Ignored once joined.
 	Name string

@@ -34,11 +34,10 @@ func (a *Agent) join(ctx context.Context) error {
 	var token ca.Token
 	if a.cfg.Token != "" {
 		var err error
-		if token, err = ca.ParseToken(a.cfg.Token); err != nil {
-			return fmt.Errorf("token: %w", err)
-		}
-		if token.Kind != ca.TokenEdge {
-			return ErrTokenKind
+		if token, err = a.token(); errors.Is(err, os.ErrNotExist) && a.state.joined() {
+			return nil // its file has done its work
+		} else if err != nil {
+			return err
 		}
 	}
 	if a.state.joined() {
@@ -63,7 +62,30 @@ func (a *Agent) join(ctx context.Context) error {
 		wait := a.retryDelay(b, err)
 		tunnel.Warn(a.log, "not joined yet", "error", err, "retry", wait.Round(time.Millisecond))
 		_ = sleep(ctx, wait)
+		if again, err := a.token(); err == nil { // its file may be another by now
+			token = again
+		}
 	}
+}
+
+// token is the join token; "@FILE" is read anew.
+func (a *Agent) token() (ca.Token, error) {
+	text := a.cfg.Token
+	if path, ok := strings.CutPrefix(text, "@"); ok {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			return ca.Token{}, fmt.Errorf("token: %w", err)
+		}
+		text = strings.TrimSpace(string(b))
+	}
+	token, err := ca.ParseToken(text)
+	if err != nil {
+		return token, fmt.Errorf("token: %w", err)
+	}
+	if token.Kind != ca.TokenEdge {
+		return token, ErrTokenKind
+	}
+	return token, nil
 }
 
 // errIssued is an answer to a join that is not what auth would issue.

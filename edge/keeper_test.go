@@ -2,10 +2,13 @@ package edge
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -532,5 +535,32 @@ func TestUrgencyDialsEachSecondWithinItsBound(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestTokenAndAddressesInFilesAreReadAnewAtEachAttempt(t *testing.T) {
+	h := newTestHub(t)
+	dir := t.TempDir()
+	tokenFile, hubFile := filepath.Join(dir, "token"), filepath.Join(dir, "hubs")
+	write := func(path, text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Error(err)
+		}
+	}
+	write(tokenFile, h.token("edge")+"\n")
+	write(hubFile, "127.0.0.1:1\n")
+	state := filepath.Join(dir, "state")
+	h.start(Config{State: state, Token: "@" + tokenFile, Name: "gw-1", Hubs: []string{"@" + hubFile}})
+	write(hubFile, "not an address\n"+h.address)
+	h.next()
+	if err := os.Remove(tokenFile); err != nil {
+		t.Fatal(err)
+	}
+	a, err := New(Config{State: t.TempDir(), Token: "@" + tokenFile})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Join(t.Context()); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("without identity and token file: %v", err)
 	}
 }
