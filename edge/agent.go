@@ -252,6 +252,9 @@ func (a *Agent) probeAfter(tries int) time.Duration {
 // retryDelay remembers why an attempt failed, and is how long to wait before the next.
 func (a *Agent) retryDelay(b *backoff, err error) time.Duration {
 	kind, text := classify(err)
+	if kind == wire.EventUnreachable && noRoute(err) && netwatch.Network() == "" {
+		kind, text = wire.EventNoRoute, "no default route" // though something on this machine answered, or an old socket waited
+	}
 	ev := wire.ConnEvent{Kind: kind, Text: text}
 	r, ok := errors.AsType[*RefusedError](err)
 	if ok {
