@@ -24,14 +24,19 @@ func TestMain(m *testing.M) { harness.Main(m) }
 // login is an account with a plain shell: what a person's own start-up files do is not ours to measure.
 const login = "hawserbench"
 
-type road struct{ name, config, login, host string }
+type road struct{ name, config, login, host, jump string }
 
 // ssh is a command line over the road.
 func (r road) ssh(args ...string) *exec.Cmd {
-	return exec.Command("ssh", append([]string{"-F", r.config, "-l", r.login}, args...)...)
+	road := []string{"-F", r.config, "-l", r.login}
+	if r.jump != "" {
+		road = append(road, "-J", r.jump)
+	}
+	return exec.Command("ssh", append(road, args...)...)
 }
 
-// roads starts a cluster whose agent uses one carrier, and a plain sshd.
+// roads starts a cluster of two hubs whose agent uses one carrier, and a plain sshd. A person comes by the hub that has the device's
+// active tunnel, to it (hub) or through it (e2e), or by the other one (mesh).
 func roads(b *testing.B, carrier string) (*harness.Cluster, []road) {
 	harness.Root(b)
 	harness.Need(b, "useradd", "userdel")
@@ -41,11 +46,21 @@ func roads(b *testing.B, carrier string) (*harness.Cluster, []road) {
 	}
 	b.Cleanup(func() { _ = exec.Command("userdel", login).Run() })
 	b.Setenv("HAWSER_CARRIER", carrier)
-	c, s := harness.Up(b, 1), harness.StartSSHD(b)
+	c, s := harness.Up(b, 1, "--hubs", "2"), harness.StartSSHD(b)
+	home, other := "hub", "hub-2"
+	harness.Eventually(b, 30*time.Second, "the device is online", func() bool {
+		d, err := c.Show(b, "gw-1")
+		if d.Hub == other {
+			home, other = other, home
+		}
+		return err == nil && d.Hub == home
+	})
 	return c, []road{
-		{"sshd", s.Config, login, "plain"},
-		{"hub", c.Ready.SSHConfig, login + "=gw-1", "gw-1"},
-		{"e2e", c.Ready.SSHConfig, login, "e2e-gw-1"},
+		{"sshd", s.Config, login, "plain", ""},
+		{"ssh-J", s.Config, login, "plain", login + "@plain"},
+		{"hub", c.Ready.SSHConfig, login + "=gw-1", home, ""},
+		{"e2e", c.Ready.SSHConfig, login, "e2e-gw-1", home},
+		{"mesh", c.Ready.SSHConfig, login + "=gw-1", other, ""},
 	}
 }
 
