@@ -94,7 +94,8 @@ func (b *backend) Reach(id front.Identity, device string) (to wire.UUID, release
 	if len(b.h.registry.Routes(d.UUID)) == 0 {
 		return wire.UUID{}, nil, front.ErrOffline
 	}
-	return d.UUID, func() {}, nil
+	_, release = b.h.holdControl(d.UUID)
+	return d.UUID, release, nil
 }
 
 // Admit implements front.Backend.
@@ -166,7 +167,5 @@ func (b *backend) RouteChanged(device wire.UUID) <-chan struct{} { return b.h.re
 
 // KillOnDevice implements front.Backend.
 func (b *backend) KillOnDevice(device wire.UUID, session [16]byte, reason string) {
-	if t := b.h.registry.Lookup(device); t != nil {
-		b.h.send(t, wire.Kill{SessionID: session, Reason: wire.Quote(reason, 512)})
-	}
+	b.h.killOnDevice(device, session, reason)
 }

@@ -98,8 +98,9 @@ func (h *Hub) events() authclient.Events {
 				h.front.EndUser(name, "the user was removed")
 			}
 		},
-		Kill:     h.kill,
-		Sessions: func() [][16]byte { return append(h.front.Sessions(), h.granted.alive()...) },
+		Kill:          h.kill,
+		SessionStates: h.sessionStates,
+		Sessions:      func() [][16]byte { return append(h.front.Sessions(), h.granted.alive()...) },
 		Report: func(full bool) []*api.DeviceState {
 			ids := h.changes.take()
 			var states []*api.DeviceState
@@ -135,9 +136,7 @@ func (h *Hub) removeDevice(id wire.UUID) {
 func (h *Hub) kill(id [16]byte, reason string) {
 	h.config.Logger.Info("session killed", "session", hex.EncodeToString(id[:]), "reason", wire.Quote(reason, 256))
 	if device, ok := h.granted.deviceOf(id); ok {
-		if t := h.registry.Lookup(device); t != nil {
-			h.send(t, wire.Kill{SessionID: id, Reason: wire.Quote(reason, 512)})
-		}
+		h.killOnDevice(device, id, reason)
 		return
 	}
 	h.front.Kill(id, reason)

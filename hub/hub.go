@@ -38,6 +38,7 @@ type Hub struct {
 	registry registry.Registry
 	mesh     *mesh.Mesh
 	granted  grantedSessions
+	controls controls
 	changes  changedDevices
 
 	tunnels   tunnelSet
@@ -198,6 +199,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	h.Drain()                            // where the front failed
 
 	_ = h.tcp.Close()
+	h.closeControls()
 	h.tunnels.closeAll(wire.CloseDrain, "the hub is stopping")
 	stopMesh()
 	meshWG.Wait()

@@ -11,13 +11,13 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+	"google.golang.org/protobuf/proto"
 
 	"hawser/auth/api"
 	"hawser/auth/ca"
+	"hawser/auth/grant"
 	"hawser/auth/policy"
-	"hawser/hub/registry"
 	"hawser/recorder"
-	"hawser/tunnel"
 	"hawser/tunnel/resume"
 	"hawser/tunnel/wire"
 )
@@ -33,10 +33,16 @@ const (
 	uploadIdle = 2 * time.Minute
 )
 
-// grantedSession is a session granted to a device for somebody who came end to end.
+// grantedSession is a session, or a connection, granted to a device for somebody who came end to end.
 type grantedSession struct {
 	device wire.UUID
 	grant  []byte
+}
+
+// livePlace is one not released yet. It ends with the control stream it was asked for over.
+type livePlace struct {
+	stream *controlStream
+	state  *api.SessionState
 }
 
 // grantedSessions remembers them, the oldest forgotten first when there are too many.
@@ -44,22 +50,22 @@ type grantedSessions struct {
 	mu    sync.Mutex
 	byID  map[[16]byte]grantedSession
 	order [][16]byte
-	live  map[[16]byte]*registry.Tunnel // not released yet, and what they were asked for over: they end with it
+	live  map[[16]byte]livePlace
 }
 
-func (g *grantedSessions) add(id [16]byte, t *registry.Tunnel, grant []byte) {
+func (g *grantedSessions) add(id [16]byte, s *controlStream, grant []byte, state *api.SessionState) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	if g.byID == nil {
-		g.byID, g.live = make(map[[16]byte]grantedSession), make(map[[16]byte]*registry.Tunnel)
+		g.byID, g.live = make(map[[16]byte]grantedSession), make(map[[16]byte]livePlace)
 	}
 	if len(g.order) >= maxGranted {
 		delete(g.byID, g.order[0])
 		delete(g.live, g.order[0])
 		g.order = g.order[1:]
 	}
-	g.byID[id] = grantedSession{device: t.UUID, grant: grant}
-	g.live[id] = t
+	g.byID[id] = grantedSession{device: s.c.device, grant: grant}
+	g.live[id] = livePlace{s, state}
 	g.order = append(g.order, id)
 }
 
@@ -74,20 +80,21 @@ func (g *grantedSessions) get(id [16]byte) (grantedSession, bool) {
 func (g *grantedSessions) released(id [16]byte, device wire.UUID) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	t := g.live[id]
-	if t == nil || t.UUID != device {
+	p, ok := g.live[id]
+	if !ok || p.stream.c.device != device {
 		return false
 	}
 	delete(g.live, id)
 	return true
 }
 
-// lost forgets the sessions asked for over a tunnel that ended, and returns those that were alive: nobody is left to release them.
-func (g *grantedSessions) lost(t *registry.Tunnel) (ids [][16]byte) {
+// lost forgets the sessions asked for over a control stream that ended for good, and returns those that were alive: nobody is left to release
+// them.
+func (g *grantedSessions) lost(s *controlStream) (ids [][16]byte) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	for id, over := range g.live {
-		if over == t {
+	for id, p := range g.live {
+		if p.stream == s {
 			ids = append(ids, id)
 			delete(g.live, id)
 		}
@@ -106,26 +113,55 @@ func (g *grantedSessions) alive() [][16]byte {
 	return ids
 }
 
+// states says of each of them what is known. One whose device's control stream is detached is detached itself: both go by the same tunnels.
+func (g *grantedSessions) states() []*api.SessionState {
+	g.mu.Lock()
+	all := make([]livePlace, 0, len(g.live))
+	for _, p := range g.live {
+		all = append(all, p)
+	}
+	g.mu.Unlock()
+	states := make([]*api.SessionState, 0, len(all))
+	for _, p := range all {
+		if p.state == nil {
+			continue
+		}
+		s := proto.CloneOf(p.state)
+		s.DetachedSinceUnixNano = unixNano(p.stream.DetachedSince())
+		states = append(states, s)
+	}
+	return states
+}
+
 func (g *grantedSessions) deviceOf(id [16]byte) (wire.UUID, bool) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	t := g.live[id]
-	if t == nil {
+	p, ok := g.live[id]
+	if !ok {
 		return wire.UUID{}, false
 	}
-	return t.UUID, true
+	return p.stream.c.device, true
+}
+
+// deviceName is a device's name, or its UUID where auth has not told it.
+func (h *Hub) deviceName(id wire.UUID) string {
+	if d := h.auth.Cache.Device(id); d != nil {
+		return d.Name
+	}
+	return id.String()
 }
 
 // place asks auth for what a device asks for somebody who came end to end. The certificate is the person's; the hub checks it, as auth and
 // the device do.
-func (h *Hub) place(t *registry.Tunnel, m *wire.PlaceRequest) {
-	ctx, cancel := context.WithTimeout(t.Conn.Context(), placeTimeout)
+func (h *Hub) place(s *controlStream, m *wire.PlaceRequest) {
+	ctx, cancel := context.WithTimeout(s.c.ctx, placeTimeout)
 	defer cancel()
 	reply := wire.PlaceReply{ID: m.ID}
-	r, err := h.askPlace(ctx, t, m)
+	device := h.deviceName(s.c.device)
+	r, state, err := h.askPlace(ctx, s, m)
 	switch {
 	case err != nil:
-		h.config.Logger.Warn("place not granted", "device", t.Name, "error", err)
+		h.config.Logger.Warn("place not granted", "device", device, "error", err)
 		reply.Refusal = "the hub cannot grant this now; try again in a minute"
 	case r.Refusal != nil:
 		reply.Refusal = wire.Quote(r.Refusal.Message, 1000)
@@ -139,27 +175,30 @@ func (h *Hub) place(t *registry.Tunnel, m *wire.PlaceRequest) {
 			id, kind = [16]byte{}, "forwards"
 		}
 		if id != [16]byte{} {
-			h.granted.add(id, t, r.Grant)
+			state.Id, state.Recorded = id[:], len(r.RecordingId) > 0
+			s.c.keep(time.Duration(r.GetAccess().GetDetachedLifeMs()) * time.Millisecond)
+			h.granted.add(id, s, r.Grant, state)
+			h.auth.SessionsDirty()
 		}
-		h.config.Logger.Info("place granted", "kind", kind, "user", r.User, "device", t.Name, "way", policy.WayEndToEnd)
+		h.config.Logger.Info("place granted", "kind", kind, "user", r.User, "device", device, "way", policy.WayEndToEnd)
 	}
-	_ = tunnel.Send(t.Conn, reply)
+	s.reply(reply)
 }
 
 var errUserCertificate = errors.New("user certificate not accepted")
 
-func (h *Hub) askPlace(ctx context.Context, t *registry.Tunnel, m *wire.PlaceRequest) (*api.AdmitResponse, error) {
+func (h *Hub) askPlace(ctx context.Context, s *controlStream, m *wire.PlaceRequest) (*api.AdmitResponse, *api.SessionState, error) {
 	key, err := ssh.ParsePublicKey(m.UserCert)
 	if err != nil {
-		return nil, errUserCertificate
+		return nil, nil, errUserCertificate
 	}
 	cert, ok := key.(*ssh.Certificate)
 	if !ok {
-		return nil, errUserCertificate
+		return nil, nil, errUserCertificate
 	}
 	user, err := ca.VerifyUserCert(cert, h.auth.Trust(), h.config.Now(), tcpAddr(m.ClientAddr))
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	kind := api.Kind_KIND_SESSION
 	switch m.Kind {
@@ -169,49 +208,90 @@ func (h *Hub) askPlace(ctx context.Context, t *registry.Tunnel, m *wire.PlaceReq
 		kind = api.Kind_KIND_FORWARDS
 	}
 	r := &api.AdmitRequest{
-		User: user.Name, Certificate: m.UserCert, ConnectionId: m.ConnectionID[:], Kind: kind, Device: t.UUID.String(),
-		Incarnation: t.Incarnation[:], Login: m.Login, Channel: m.Channel, Way: policy.WayEndToEnd, ClientAddress: m.ClientAddr.String(),
+		User: user.Name, Certificate: m.UserCert, ConnectionId: m.ConnectionID[:], Kind: kind, Device: s.c.device.String(),
+		Incarnation: s.incarnation[:], Login: m.Login, Channel: m.Channel, Way: policy.WayEndToEnd, ClientAddress: m.ClientAddr.String(),
 		Command: m.Command,
 	}
 	if m.SessionID != [16]byte{} {
 		r.SessionId = m.SessionID[:]
 	}
-	return h.auth.Admit(ctx, r)
+	resp, err := h.auth.Admit(ctx, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	return resp, &api.SessionState{
+		ConnectionId: m.ConnectionID[:], Kind: kind, User: user.Name, DeviceUuid: r.Device, Login: m.Login, Way: r.Way, Channel: m.Channel,
+		Command: wire.Quote(m.Command, maxStateCommand), ClientAddress: r.ClientAddress, StartUnixNano: h.config.Now().UnixNano(),
+	}, nil
+}
+
+// deadlined is a stream as an upload needs it.
+type deadlined interface {
+	io.ReadWriter
+	SetReadDeadline(t time.Time) error
 }
 
 // releaseFrom passes on the end of a session, if it was this device's.
-func (h *Hub) releaseFrom(t *registry.Tunnel, m *wire.Release) {
-	if h.granted.released(m.SessionID, t.UUID) {
+func (h *Hub) releaseFrom(device wire.UUID, m *wire.Release) {
+	if h.granted.released(m.SessionID, device) {
 		h.auth.Release(m.SessionID, m.ExitStatus, wire.Quote(m.Reason, 256))
 	}
 }
 
 // upload takes a recording that the edge made and stores it at auth, chunk by chunk, each confirmed when it is on disk.
-func (h *Hub) upload(t *registry.Tunnel, id [16]byte) {
-	s, ok := h.granted.get(id)
-	if !ok || s.device != t.UUID {
-		h.config.Logger.Warn("upload refused", "device", t.Name, "recording", hex.EncodeToString(id[:]), "reason", "not granted to this device")
+// It goes on over another tunnel when the device asks again.
+func (h *Hub) upload(ctx context.Context, device wire.UUID, m *wire.UploadWanted) {
+	id, name := m.RecordingID, h.deviceName(device)
+	proof, err := h.grantOf(device, m)
+	if err != nil {
+		h.config.Logger.Warn("upload refused", "device", name, "recording", hex.EncodeToString(id[:]), "error", err)
 		return
 	}
-	a := wire.Attach{
-		Kind: wire.KindUpload, ID: wire.NewStreamID(), EntryHub: h.auth.UUID(), EntryHubIncarnation: h.incarnation,
-		Open: wire.OpenRequest{RecordingID: id}.Append(nil),
-	}
-	att, err := t.Conn.OpenStream(t.Conn.Context())
+	a := wire.Attach{Kind: wire.KindUpload, ID: wire.NewStreamID(), Open: wire.OpenRequest{RecordingID: id}.Append(nil)}
+	octx, cancel := context.WithTimeout(ctx, controlOpen)
+	defer cancel()
+	att, err := h.openStream(octx, device, &a)
 	if err != nil {
 		return
 	}
 	stream := resume.Open(att, a, resume.Options{})
-	defer func() { _ = stream.Close() }()
-	if err := h.takeUpload(t.Conn.Context(), stream, id, s.grant); err != nil {
-		h.config.Logger.Warn("upload ended early", "device", t.Name, "recording", hex.EncodeToString(id[:]), "error", err)
+	defer func() {
+		_ = stream.Close()
+		<-stream.Done()
+	}()
+	defer context.AfterFunc(ctx, func() { stream.Reset(wire.StreamCancelled) })()
+	if err := takeUpload(stream, h.storeUpload(ctx, id, proof)); err != nil {
+		h.config.Logger.Warn("upload ended early", "device", name, "recording", hex.EncodeToString(id[:]), "error", err)
 		stream.Reset(wire.StreamCancelled)
 	}
 }
 
-func (h *Hub) takeUpload(ctx context.Context, stream *resume.Stream, id [16]byte, grant []byte) error {
-	// An upload that broke goes on where auth has it: the edge keeps nothing that it was told is on disk.
-	next, err := h.auth.AppendRecording(ctx, &api.AppendRecordingRequest{RecordingId: id[:], Grant: grant})
+// grantOf is the grant of the session whose recording a device has: the one remembered, or after a restart of this hub the one that the device
+// shows. Auth judges it again.
+func (h *Hub) grantOf(device wire.UUID, m *wire.UploadWanted) ([]byte, error) {
+	if s, ok := h.granted.get(m.RecordingID); ok {
+		if s.device != device {
+			return nil, errNotGranted
+		}
+		return s.grant, nil
+	}
+	g, err := grant.Open(m.Grant, h.auth.Trust().GrantKeys)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", errNotGranted, err)
+	}
+	if wire.UUID(g.Device) != device || g.SessionID != m.RecordingID || wire.UUID(g.EntryHub) != h.auth.UUID() {
+		return nil, errNotGranted
+	}
+	return m.Grant, nil
+}
+
+var errNotGranted = errors.New("not granted to this device by this hub")
+
+// takeUpload takes chunks from a device. store stores one, and says of the last that it is; without one it tells which is wanted next, and so
+// it does after each: an upload that broke goes on where auth has it, for the edge keeps nothing that it was told is on disk. Once it knows that
+// the last chunk is stored it forgets the recording.
+func takeUpload(stream deadlined, store func(chunk *api.Chunk, last bool) (next uint64, err error)) error {
+	next, err := store(nil, false)
 	if err != nil {
 		return err
 	}
@@ -222,13 +302,13 @@ func (h *Hub) takeUpload(ctx context.Context, stream *resume.Stream, id [16]byte
 		_ = stream.SetReadDeadline(time.Now().Add(uploadIdle))
 		var size [4]byte
 		if _, err := io.ReadFull(stream, size[:]); err != nil {
-			if errors.Is(err, io.EOF) && closed {
+			if err == io.EOF && closed {
 				return nil
 			}
 			return err
 		}
 		n := binary.BigEndian.Uint32(size[:])
-		if n > recorder.MaxStoredChunk {
+		if n > recorder.MaxStoredChunk || closed {
 			return fmt.Errorf("chunk of %d bytes", n)
 		}
 		chunk := make([]byte, n)
@@ -239,17 +319,24 @@ func (h *Hub) takeUpload(ctx context.Context, stream *resume.Stream, id [16]byte
 		if err != nil {
 			return err
 		}
-		next, err = h.auth.AppendRecording(ctx, &api.AppendRecordingRequest{
-			RecordingId: id[:], Grant: grant, Chunks: []*api.Chunk{{Seq: header.Seq, Data: chunk}},
-		})
-		if err != nil {
+		closed = header.Flags&recorder.FlagLast != 0
+		if next, err = store(&api.Chunk{Seq: header.Seq, Data: chunk}, closed); err != nil {
 			return err
 		}
-		// Before the edge is told: once it knows that the last chunk is stored it forgets the recording.
-		if closed = header.Flags&recorder.FlagLast != 0; closed {
-			if err := h.auth.CloseRecording(ctx, &api.CloseRecordingRequest{RecordingId: id[:], Grant: grant, Chunks: next}); err != nil {
-				return err
-			}
+	}
+}
+
+// storeUpload stores a chunk of a recording at auth.
+func (h *Hub) storeUpload(ctx context.Context, id [16]byte, proof []byte) func(chunk *api.Chunk, last bool) (uint64, error) {
+	return func(chunk *api.Chunk, last bool) (uint64, error) {
+		r := &api.AppendRecordingRequest{RecordingId: id[:], Grant: proof}
+		if chunk != nil {
+			r.Chunks = []*api.Chunk{chunk}
 		}
+		next, err := h.auth.AppendRecording(ctx, r)
+		if err == nil && last { // before the edge is told
+			err = h.closeRecording(ctx, &api.CloseRecordingRequest{RecordingId: id[:], Grant: proof, Chunks: next})
+		}
+		return next, err
 	}
 }

@@ -10,7 +10,6 @@ import (
 	"connectrpc.com/connect"
 
 	"hawser/auth/api"
-	"hawser/hub/registry"
 	"hawser/recorder"
 	"hawser/tunnel"
 	"hawser/tunnel/resume"
@@ -63,7 +62,7 @@ func TestABrokenUploadGoesOnWhereAuthHasItAndIsClosed(t *testing.T) {
 	a, h, key := newCluster(t)
 	c := registered(t, a, h, a.edge(t, key, testUUID, time.Hour))
 	id := [16]byte{9}
-	h.granted.add(id, h.registry.Lookup(testUUID), []byte("grant"))
+	h.granted.add(id, &controlStream{c: &control{device: testUUID}}, []byte("grant"), nil)
 	if err := tunnel.Send(c, wire.UploadWanted{RecordingID: id}); err != nil {
 		t.Fatal(err)
 	}
@@ -101,22 +100,5 @@ func TestABrokenUploadGoesOnWhereAuthHasItAndIsClosed(t *testing.T) {
 	wants(2)
 	if n := within(t, a.closed, "the recording to be closed"); n != 2 {
 		t.Errorf("closed with %d chunks, want 2", n)
-	}
-}
-
-// A session ends with its tunnel, and its device can no longer say so: the hub must, or auth counts it for ever.
-func TestPlacesAskedForOverATunnelThatIsLostAreGivenBack(t *testing.T) {
-	a, h, key := newCluster(t)
-	c := registered(t, a, h, a.edge(t, key, testUUID, time.Hour))
-	h.granted.add([16]byte{1}, h.registry.Lookup(testUUID), nil)
-	h.granted.add([16]byte{2}, &registry.Tunnel{UUID: testUUID}, nil)
-	if err := c.CloseWithError(wire.CloseNormal, ""); err != nil {
-		t.Fatal(err)
-	}
-	if r := within(t, a.released, "the release"); [16]byte(r.SessionId) != [16]byte{1} {
-		t.Errorf("released %x", r.SessionId)
-	}
-	if _, alive := h.granted.deviceOf([16]byte{2}); !alive {
-		t.Error("a session over another tunnel of the device was released")
 	}
 }

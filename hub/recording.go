@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"encoding/hex"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"hawser/auth/api"
+	"hawser/hub/authclient"
 	"hawser/hub/front"
 	"hawser/recorder"
 	"hawser/recorder/zstdcodec"
@@ -64,12 +66,36 @@ func (b *backend) Record(p *front.Place, header recorder.Header) front.Recording
 			if err := u.wait(ctx); err != nil {
 				return err
 			}
-			return h.auth.CloseRecording(ctx, &api.CloseRecordingRequest{
+			return h.closeRecording(ctx, &api.CloseRecordingRequest{
 				RecordingId: id[:], Grant: p.Grant, Chunks: seq + 1, ExitStatus: r.status.Load(),
 			})
 		},
 	})
 	return r
+}
+
+const (
+	// closeTries of CloseRecording are made, with closeRetry, then twice that and so on between them: a recording that is complete at auth
+	// would else count as cut short for a call that was lost.
+	closeTries = 4
+	closeRetry = 500 * time.Millisecond
+)
+
+// closeRecording tells auth that a recording is complete, until auth has heard it, ctx ends or it is no use. It is idempotent there.
+func (h *Hub) closeRecording(ctx context.Context, r *api.CloseRecordingRequest) error {
+	for try := 1; ; try++ {
+		err := h.auth.CloseRecording(ctx, r)
+		if err == nil || try == closeTries || !errors.Is(err, authclient.ErrUnavailable) {
+			return err
+		}
+		t := time.NewTimer(closeRetry << (try - 1))
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return err
+		}
+	}
 }
 
 // unstored holds a recording's chunks on their way to auth, in order. One goroutine stores them; it lives while there are any.

@@ -172,14 +172,8 @@ func (s *served) control(b []byte) error {
 		}) {
 			s.send(wire.Refused{Code: wire.CloseRate, Message: "too many requests at once", RetryAfter: time.Minute})
 		}
-	case *wire.PlaceRequest:
-		if !s.request(func() { s.h.place(s.t, m) }) {
-			s.send(wire.PlaceReply{ID: m.ID, Refusal: "too many requests at once; try again"})
-		}
-	case *wire.Release:
-		s.h.releaseFrom(s.t, m)
-	case *wire.UploadWanted:
-		s.request(func() { s.h.upload(s.t, m.RecordingID) }) // refused: the edge asks again
+	case *wire.UploadWanted: // of a session whose control stream is gone
+		s.request(func() { s.h.upload(s.t.Conn.Context(), s.t.UUID, m) }) // refused: the edge asks again
 	case *wire.History:
 		s.h.auth.ReportHistory(s.t.UUID, m.Events)
 	case *wire.HubQuery:
@@ -365,7 +359,6 @@ func (s *served) end(e *wire.CloseError) {
 	s.h.unregister(s.t, cause)
 	_ = s.t.Conn.CloseWith(e)
 	s.wg.Wait()
-	s.h.lostWith(s.t)
 	s.h.tunnels.done(s.t.Conn)
 }
 

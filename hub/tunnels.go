@@ -452,10 +452,3 @@ func (h *Hub) unregister(t *registry.Tunnel, cause error) {
 	}
 	h.report(t.UUID)
 }
-
-// lostWith gives back what ends with a tunnel: sessions that its device asked for, and what the device had to say of them.
-func (h *Hub) lostWith(t *registry.Tunnel) {
-	for _, id := range h.granted.lost(t) {
-		h.auth.Release(id, -1, "the device's tunnel was lost")
-	}
-}

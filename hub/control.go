@@ -1,0 +1,367 @@
+package hub
+
+import (
+	"bufio"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	"hawser/auth/policy"
+	"hawser/hub/front"
+	"hawser/tunnel/resume"
+	"hawser/tunnel/wire"
+)
+
+const (
+	// controlLinger is how long a control stream stays when nobody needs it any more: the last releases and uploads come over it.
+	controlLinger = 30 * time.Second
+	// controlLife is how long one waits for its device at the least; longer where what was granted over it may wait longer.
+	controlLife = policy.DefaultDetachedLife + time.Minute
+	// controlBuffer is the most unread requests, and unread answers, of one device: bytes.
+	controlBuffer = 64 << 10
+	// controlOpen bounds opening one, the handshake through another hub included.
+	controlOpen = 10 * time.Second
+	// controlRetry is the wait before a control stream that is still needed is opened anew, unless the routes change; doubled up to controlRetryMax.
+	controlRetry    = 250 * time.Millisecond
+	controlRetryMax = 5 * time.Second
+	// maxPending messages wait for the device of a control stream to come; one more is dropped, and said in the log.
+	maxPending = 256
+	// killWait is how long they do.
+	killWait = 10 * time.Minute
+	// maxUploads of one device run at once; for others it asks again.
+	maxUploads = 8
+)
+
+// errIdle ends a control stream that nobody needs.
+var errIdle = errors.New("nobody needs the control stream")
+
+// controls are the control streams of this hub, one to each device that somebody is on end to end, or that is to end a session. The zero
+// value is ready.
+type controls struct {
+	mu   sync.Mutex
+	of   map[wire.UUID]*control
+	ctx  context.Context // of all; set with of
+	stop context.CancelCauseFunc
+	wg   sync.WaitGroup
+}
+
+// control is the control stream to one device: what the device asks of the hub somebody came by, and is told by it, through whatever hub
+// holds its tunnel.
+type control struct {
+	h      *Hub
+	device wire.UUID
+	ctx    context.Context // ends when nobody needs it, or the hub stops
+	cancel context.CancelCauseFunc
+
+	users  int // guarded by controls.mu
+	linger *time.Timer
+
+	mu      sync.Mutex
+	stream  *controlStream // nil while there is none
+	pending [][]byte       // for the next
+	since   time.Time      // of the oldest pending
+	life    time.Duration
+}
+
+// holdControl opens the control stream to a device, unless there is one, and keeps it until release is called. It does not wait.
+func (h *Hub) holdControl(device wire.UUID) (c *control, release func()) {
+	x := &h.controls
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	x.initLocked()
+	if c = x.of[device]; c == nil {
+		c = &control{h: h, device: device, life: controlLife}
+		c.ctx, c.cancel = context.WithCancelCause(x.ctx)
+		if x.ctx.Err() != nil {
+			return c, func() {}
+		}
+		x.of[device] = c
+		x.wg.Go(c.run)
+	}
+	c.users++
+	if c.linger != nil {
+		c.linger.Stop()
+		c.linger = nil
+	}
+	return c, sync.OnceFunc(func() {
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		if c.users--; c.users == 0 {
+			c.linger = time.AfterFunc(controlLinger, c.idle)
+		}
+	})
+}
+
+// closeControls ends all of them and waits.
+func (h *Hub) closeControls() {
+	x := &h.controls
+	x.mu.Lock()
+	x.initLocked()
+	x.stop(errIdle)
+	x.mu.Unlock()
+	x.wg.Wait()
+}
+
+func (x *controls) initLocked() {
+	if x.of == nil {
+		x.of = make(map[wire.UUID]*control)
+		x.ctx, x.stop = context.WithCancelCause(context.Background())
+	}
+}
+
+// idle ends the control stream if nobody came back for it and it has nothing more to say.
+func (c *control) idle() {
+	x := &c.h.controls
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	switch {
+	case c.users > 0:
+	case c.undelivered():
+		c.linger = time.AfterFunc(controlLinger, c.idle)
+	default:
+		c.leaveLocked()
+		c.cancel(errIdle)
+	}
+}
+
+// leaveLocked takes c out of the table.
+func (c *control) leaveLocked() {
+	if x := &c.h.controls; x.of[c.device] == c {
+		delete(x.of, c.device)
+	}
+}
+
+// undelivered tells whether something is to be said to a device that is away, and may still be.
+func (c *control) undelivered() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.pending) > 0 {
+		return time.Since(c.since) < killWait
+	}
+	return c.stream != nil && !c.stream.Attached() && c.stream.Unacknowledged() > 0 && time.Since(c.stream.DetachedSince()) < killWait
+}
+
+// run opens the control stream, and again when it is lost while somebody needs it.
+func (c *control) run() {
+	defer func() {
+		if p := recover(); p != nil {
+			c.h.config.Logger.Error("panic in a control stream", "device", c.device.String(), "panic", p, "stack", string(debug.Stack()))
+		}
+		x := &c.h.controls
+		x.mu.Lock()
+		defer x.mu.Unlock()
+		c.leaveLocked()
+		c.cancel(errIdle)
+	}()
+	for wait := controlRetry; ; wait = min(2*wait, controlRetryMax) {
+		changed := c.h.registry.Changed(c.device)
+		opened, err := c.once()
+		if opened {
+			wait = controlRetry
+		}
+		c.h.config.Logger.Debug("control stream ended", "device", c.device.String(), "error", err)
+		t := time.NewTimer(wait + rand.N(wait/2))
+		select {
+		case <-changed:
+			wait = controlRetry
+		case <-t.C:
+		case <-c.ctx.Done():
+		}
+		t.Stop()
+		x := &c.h.controls
+		x.mu.Lock()
+		over := c.ctx.Err() != nil || c.users == 0 && !c.undelivered()
+		if over {
+			c.leaveLocked()
+		}
+		x.mu.Unlock()
+		if over {
+			return
+		}
+	}
+}
+
+// once serves one control stream from its opening to its end for good, however many tunnels it takes. Then what was granted over it is lost.
+func (c *control) once() (opened bool, err error) {
+	ctx, cancel := context.WithTimeout(c.ctx, controlOpen)
+	defer cancel()
+	routes := c.h.registry.Routes(c.device)
+	if len(routes) == 0 {
+		return false, front.ErrOffline
+	}
+	a := wire.Attach{Kind: wire.KindControl, ID: wire.NewStreamID()}
+	att, err := c.h.openStream(ctx, c.device, &a)
+	if err != nil {
+		return false, err
+	}
+	s := &controlStream{c: c, incarnation: routes[0].Incarnation}
+	var wg sync.WaitGroup
+	c.mu.Lock()
+	s.Stream = resume.Open(att, a, resume.Options{SendBuffer: controlBuffer, RecvBuffer: controlBuffer, DetachedLife: c.life})
+	c.stream = s
+	pending := c.pending
+	c.pending = nil
+	for _, b := range pending {
+		_ = c.writeLocked(s, b)
+	}
+	c.mu.Unlock()
+	wg.Go(func() {
+		front.Drive(c.h.controls.ctx, &backend{c.h}, c.device, s.Stream, func(bool) { c.h.auth.SessionsDirty() })
+	})
+	leave := func() { // the device has a while to learn of it
+		_ = s.Close()
+		s.SetDetachedLife(controlLinger)
+	}
+	stop := context.AfterFunc(c.ctx, leave)
+	err = s.serve(&wg)
+	stop()
+	c.mu.Lock()
+	c.stream = nil
+	c.mu.Unlock()
+	for _, id := range c.h.granted.lost(s) {
+		c.h.auth.Release(id, -1, "the device was lost")
+	}
+	leave()
+	wg.Wait()
+	return true, err
+}
+
+// writeLocked writes a message without waiting: what the device does not read is bounded by the stream's buffer.
+func (c *control) writeLocked(stream *controlStream, b []byte) error {
+	if stream.Unacknowledged()+len(b) > controlBuffer {
+		return errors.New("the device does not read what it is told")
+	}
+	_, err := stream.Write(b)
+	return err
+}
+
+// tell says something to the device, now or when it comes.
+func (c *control) tell(m wire.Message) {
+	b, err := wire.Encode(m)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch {
+	case err != nil:
+	case c.stream != nil:
+		err = c.writeLocked(c.stream, b)
+	case len(c.pending) >= maxPending:
+		err = errors.New("too much waits for this device")
+	default:
+		if len(c.pending) == 0 {
+			c.since = time.Now()
+		}
+		c.pending = append(c.pending, b)
+	}
+	if err != nil {
+		c.h.config.Logger.Error("message not sent", "device", c.device.String(), "error", err)
+	}
+}
+
+// keep makes the stream wait for its device at least as long as what was granted over it may.
+func (c *control) keep(life time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if life += time.Minute; life > c.life && c.stream != nil {
+		c.life = life
+		c.stream.SetDetachedLife(life)
+	}
+}
+
+// killOnDevice tells a device to end a session and all its processes, now or when it comes.
+func (h *Hub) killOnDevice(device wire.UUID, session [16]byte, reason string) {
+	c, release := h.holdControl(device)
+	defer release() // it lingers
+	c.tell(wire.Kill{SessionID: session, Reason: wire.Quote(reason, 512)})
+}
+
+// controlStream is one control stream, of one run of the device's agent.
+type controlStream struct {
+	*resume.Stream
+	c           *control
+	incarnation wire.Incarnation
+}
+
+// serve takes what the device asks until the stream ends.
+func (s *controlStream) serve(wg *sync.WaitGroup) error {
+	places, uploads := make(chan struct{}, maxPlaces), make(chan struct{}, maxUploads)
+	r := bufio.NewReaderSize(s, 512)
+	for {
+		m, err := readControl(r)
+		switch {
+		case errors.Is(err, wire.ErrUnknownType):
+			continue
+		case errors.Is(err, wire.ErrMalformed):
+			s.Reset(wire.StreamProtocol)
+			return err
+		case err != nil:
+			return err
+		}
+		switch m := m.(type) {
+		case *wire.PlaceRequest:
+			if !s.request(wg, places, func() { s.c.h.place(s, m) }) {
+				s.reply(wire.PlaceReply{ID: m.ID, Refusal: "too many requests at once; try again"})
+			}
+		case *wire.Release:
+			s.c.h.releaseFrom(s.c.device, m)
+		case *wire.UploadWanted: // beyond the limit the device asks again
+			s.request(wg, uploads, func() { s.c.h.upload(s.c.ctx, s.c.device, m) })
+		}
+	}
+}
+
+// request runs f, unless too many of its kind do.
+func (s *controlStream) request(wg *sync.WaitGroup, slots chan struct{}, f func()) bool {
+	select {
+	case slots <- struct{}{}:
+	default:
+		return false
+	}
+	wg.Go(func() {
+		defer func() {
+			<-slots
+			if p := recover(); p != nil {
+				s.c.h.config.Logger.Error("panic in a control stream", "device", s.c.device.String(), "panic", p, "stack", string(debug.Stack()))
+				s.Reset(wire.StreamInternal)
+			}
+		}()
+		f()
+	})
+	return true
+}
+
+// reply answers on this stream, not on a later one.
+func (s *controlStream) reply(m wire.Message) {
+	b, err := wire.Encode(m)
+	if err == nil {
+		s.c.mu.Lock()
+		err = s.c.writeLocked(s, b)
+		s.c.mu.Unlock()
+	}
+	if err != nil {
+		s.c.h.config.Logger.Warn("message not sent", "device", s.c.device.String(), "error", err)
+	}
+}
+
+// readControl reads one message. Those that wrap wire.ErrMalformed mean that the rest cannot be read either; after wire.ErrUnknownType it can.
+func readControl(r io.Reader) (wire.Message, error) {
+	var h [wire.HeaderLen]byte
+	if _, err := io.ReadFull(r, h[:]); err != nil {
+		return nil, err
+	}
+	n := binary.BigEndian.Uint32(h[2:])
+	if n > wire.MaxControl-wire.HeaderLen {
+		return nil, fmt.Errorf("%w: message of %d bytes", wire.ErrMalformed, n)
+	}
+	b := make([]byte, wire.HeaderLen+n)
+	copy(b, h[:])
+	if _, err := io.ReadFull(r, b[wire.HeaderLen:]); err != nil {
+		return nil, err
+	}
+	return wire.Decode(b)
+}
