@@ -73,6 +73,9 @@ func Main(m *testing.M, after ...func()) {
 	for _, f := range after {
 		f()
 	}
+	if accountMade {
+		_ = exec.Command("userdel", login).Run()
+	}
 	if toolsDir != "" {
 		os.RemoveAll(toolsDir)
 	}

@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
@@ -81,7 +82,10 @@ func NewWorld(t testing.TB, n int) *World {
 func newWorld(t testing.TB) *World {
 	t.Helper()
 	Root(t)
-	Need(t, "ip", "nft", "conntrack", "unshare", "ssh", "ss")
+	Need(t, "ip", "nft", "conntrack", "unshare", "ssh", "ss", "useradd", "userdel")
+	if err := account(); err != nil {
+		t.Fatal(err)
+	}
 	w := &World{Dir: t.TempDir(), Cluster: "fleet.example", prefix: fmt.Sprintf("hw%d-%d-", os.Getpid()%100000, netCount.Add(1))}
 	w.Home = filepath.Join(w.Dir, "home")
 	w.cloud = w.namespace(t, "c")
@@ -307,13 +311,28 @@ func (w *World) Flood(t testing.TB, addr string, rate int, last time.Duration) *
 	return w.in(t, w.laptop, nil, Tool(t, "flood"), "-rate", fmt.Sprint(rate), "-for", last.String(), addr)
 }
 
+// login is an account with a plain shell: what the machine's own accounts do when they start is not ours to wait for.
+const login = "hawserfault"
+
+var account = sync.OnceValue(func() error {
+	_ = exec.Command("userdel", login).Run() // of a run that was killed
+	out, err := exec.Command("useradd", "-M", "-d", "/", "-s", "/bin/sh", "-p", "*", login).CombinedOutput()
+	if err != nil {
+		return fmt.Errorf("useradd: %w: %s", err, out)
+	}
+	accountMade = true
+	return nil
+})
+
+var accountMade bool // for Main to undo
+
 // SSH is the argument list of ssh(1) on the laptop, to a device by the k-th hub.
 func (w *World) SSH(hub int, way Way, device string, options ...string) []string {
 	args := append([]string{"ip", "netns", "exec", w.laptop, "ssh", "-F", w.config}, options...)
 	if way == EndToEnd {
-		return append(args, "-J", fmt.Sprintf("hub%d", hub), "root@"+device)
+		return append(args, "-J", fmt.Sprintf("hub%d", hub), login+"@"+device)
 	}
-	return append(args, "-o", fmt.Sprintf("HostName=%s", w.Hubs[hub-1].Addr), "-p", fmt.Sprint(SSHPort), "-l", device, device)
+	return append(args, "-o", fmt.Sprintf("HostName=%s", w.Hubs[hub-1].Addr), "-p", fmt.Sprint(SSHPort), "-l", login+"="+device, device)
 }
 
 // AtHub runs a command of the hub itself, `ssh hub ls`.
