@@ -161,15 +161,15 @@ func (c *control) run() {
 	}()
 	for wait := controlRetry; ; wait = min(2*wait, controlRetryMax) {
 		changed := c.h.registry.Changed(c.device)
-		opened, err := c.once()
-		if opened {
+		begun := time.Now()
+		err := c.once()
+		if time.Since(begun) > controlRetryMax {
 			wait = controlRetry
 		}
 		c.h.config.Logger.Debug("control stream ended", "device", c.device.String(), "error", err)
 		t := time.NewTimer(wait + rand.N(wait/2))
 		select {
 		case <-changed:
-			wait = controlRetry
 		case <-t.C:
 		case <-c.ctx.Done():
 		}
@@ -188,17 +188,17 @@ func (c *control) run() {
 }
 
 // once serves one control stream from its opening to its end for good, however many tunnels it takes. Then what was granted over it is lost.
-func (c *control) once() (opened bool, err error) {
+func (c *control) once() error {
 	ctx, cancel := context.WithTimeout(c.ctx, controlOpen)
 	defer cancel()
 	routes := c.h.registry.Routes(c.device)
 	if len(routes) == 0 {
-		return false, front.ErrOffline
+		return front.ErrOffline
 	}
-	a := wire.Attach{Kind: wire.KindControl, ID: wire.NewStreamID()}
+	a := wire.Attach{Kind: wire.KindControl, ID: wire.NewStreamID(), Open: wire.OpenRequest{}.Append(nil)}
 	att, err := c.h.openStream(ctx, c.device, &a)
 	if err != nil {
-		return false, err
+		return err
 	}
 	s := &controlStream{c: c, incarnation: routes[0].Incarnation}
 	var wg sync.WaitGroup
@@ -229,7 +229,7 @@ func (c *control) once() (opened bool, err error) {
 	}
 	leave()
 	wg.Wait()
-	return true, err
+	return err
 }
 
 // writeLocked writes a message without waiting: what the device does not read is bounded by the stream's buffer.
