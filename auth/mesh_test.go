@@ -610,3 +610,19 @@ func TestNewcomersAreToldHubsThatAreUpFirst(t *testing.T) {
 		t.Errorf("%d: %v", len(got), got)
 	}
 }
+
+func TestDeviceThatWasOnlineWhenTheServiceStoppedWasSeenThen(t *testing.T) {
+	b := start(t)
+	h := b.hub(t)
+	h.up(t, &api.WatchRequest{}, nil)
+	d, _ := b.device(t, h, "gw")
+	h.report(t, true, &api.DeviceState{Uuid: d.Uuid, Online: true, Carrier: "tls"})
+	b.now.Add(int64(time.Minute))
+	stopped := b.cfg.Now().Unix()
+	b.stop()
+	b.run(t)
+	b.admin = b.dial(t, b.adminCert)
+	if got := b.show(t, "gw"); got.Online || got.LastSeenUnix < stopped || got.LastHub != "hub" || got.LastCarrier != "tls" || got.LastReason != "" {
+		t.Errorf("seen %d, stopped %d: %v", got.LastSeenUnix, stopped, got)
+	}
+}
