@@ -191,9 +191,7 @@ func (a *Agent) keepConnected(ctx context.Context, smear time.Duration) {
 		})
 	}
 	wg.Go(func() { a.watchNetwork(ctx) })
-	stopRecall := a.serveRecall()
 	wg.Wait()
-	stopRecall()
 	deadline := time.Now().Add(shutdownGrace)
 	a.live.endAll(errShutdown)
 	a.live.wait(deadline)
@@ -204,27 +202,51 @@ func (a *Agent) keepConnected(ctx context.Context, smear time.Duration) {
 	wg.Wait()
 }
 
-// watchNetwork tells the keepers of changes of the network: the first of a burst at once, and one after it, for then the burst is over.
+// watchNetwork tells the keepers of changes of the network. One change is a burst of them, and only the last may make it usable: a few are told at
+// once, then one in nudgeEvery, and always the last.
 func (a *Agent) watchNetwork(ctx context.Context) {
 	changes := netwatch.Watch(ctx, a.log)
-	var last time.Time
-	for range changes {
-		if wait := nudgeEvery - time.Since(last); !last.IsZero() && wait > 0 {
-			_ = sleep(ctx, wait)
-			select {
-			case <-changes:
-			default:
+	var told nudges
+	network := netwatch.Network()
+	timer := time.NewTimer(nudgeEvery) // what changed while Watch began is told, too
+	defer timer.Stop()
+	for {
+		select {
+		case _, ok := <-changes:
+			if !ok {
+				return
 			}
+		case <-timer.C:
 		}
-		if ctx.Err() != nil {
+		n := netwatch.Network()
+		if wait := told.next(time.Now(), n != network); wait > 0 {
+			timer.Reset(wait)
 			continue
 		}
-		last = time.Now()
-		tunnel.Debug(a.log, "the network changed", "network", netwatch.Network())
+		timer.Stop()
+		network = n
+		tunnel.Debug(a.log, "the network changed", "network", network)
 		for _, k := range a.keepers {
 			nudge(k.net)
 		}
 	}
+}
+
+// nudges are the times of the last changes told, the newest first.
+type nudges [3]time.Time
+
+// next returns how long a change must wait to be told; 0: not at all, and it counts as told. Another network waits for nothing but the burst.
+func (n *nudges) next(now time.Time, other bool) time.Duration {
+	wait := n[0].Add(nudgeGrain).Sub(now)
+	if !other {
+		wait = max(wait, n[len(n)-1].Add(time.Duration(len(n))*nudgeEvery).Sub(now))
+	}
+	if wait <= 0 {
+		copy(n[1:], n[:])
+		n[0] = now
+		return 0
+	}
+	return wait
 }
 
 func (a *Agent) wakeKeepers() {

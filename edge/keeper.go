@@ -484,7 +484,7 @@ func (k *keeper) networkChanged(cur *link) {
 	}
 	switch k.purpose {
 	case forTunnel, forElsewhere:
-		k.b.last = 0
+		k.b.last, k.begun = 0, time.Time{}
 		k.next = now
 		if len(k.rounds) > 0 { // those at work dial from where we were
 			for _, r := range k.rounds {

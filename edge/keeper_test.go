@@ -254,7 +254,7 @@ func (m *testMesh) none(slot uint8, d time.Duration) {
 
 // shell is a session that is spoken to line by line.
 type shell struct {
-	t  *testing.T
+	t  testing.TB
 	st *resume.Stream
 	ch channel.Channel
 }
@@ -562,5 +562,28 @@ func TestTokenAndAddressesInFilesAreReadAnewAtEachAttempt(t *testing.T) {
 	}
 	if err := a.Join(t.Context()); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("without identity and token file: %v", err)
+	}
+}
+
+func TestABurstOfNetworkChangesIsToldAFewTimesAndAtItsEnd(t *testing.T) {
+	var n nudges
+	start := time.Unix(1e9, 0)
+	told, last := 0, time.Duration(0)
+	for at := time.Duration(0); at < time.Minute; at += 50 * time.Millisecond { // a storm
+		if n.next(start.Add(at), false) == 0 {
+			told, last = told+1, at
+		}
+	}
+	if told < 12 || told > 16 {
+		t.Errorf("told %d times in a minute", told)
+	}
+	at := last + 20*time.Millisecond
+	wait := n.next(start.Add(at), false)
+	if wait <= 0 || wait > 3*nudgeEvery || n.next(start.Add(at+wait), false) != 0 {
+		t.Errorf("the last of the storm waits %v, and then is not told", wait)
+	}
+	at += wait
+	if wait := n.next(start.Add(at+nudgeGrain), true); wait != 0 {
+		t.Errorf("another network waits %v", wait)
 	}
 }

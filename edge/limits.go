@@ -46,8 +46,9 @@ const (
 	urgentHubs, urgentAddresses = 3, 2
 	// lookAgain is how often a keeper looks at what is to be done without being told.
 	lookAgain = time.Minute
-	// nudgeEvery is the least time between two acts on changes of the network.
+	// nudgeEvery is the time between two acts on changes of the network in the long run, nudgeGrain the least.
 	nudgeEvery = 5 * time.Second
+	nudgeGrain = 100 * time.Millisecond
 	// sameHubRetry is when to look again for a second hub where there was only one.
 	sameHubRetry = 10 * time.Minute
 
