@@ -20,7 +20,7 @@ import (
 
 // liar is a hub with a real credential of the cluster that says what it likes.
 type liar struct {
-	t    *testing.T
+	t    testing.TB
 	id   wire.UUID
 	inc  wire.Incarnation
 	conn quicconn.Peer

@@ -1,10 +1,12 @@
 package mesh
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -85,7 +87,14 @@ func (m *Mesh) serve(ctx context.Context, c quicconn.Peer, dialled bool) {
 		refusals: bucket{rate: refusalRate, burst: refusalBurst},
 	}
 	l.touch()
-	if err := l.hello(ctx); err != nil {
+	if p.greeting.Add(1) > maxGreeting {
+		p.greeting.Add(-1)
+		refuse(wire.CloseRate, "too many connections")
+		return
+	}
+	err = l.hello(ctx)
+	p.greeting.Add(-1)
+	if err != nil {
 		if ctx.Err() == nil && c.Context().Err() == nil {
 			p.incident(WrongHello, wire.UUID{}, err.Error())
 		}
@@ -330,7 +339,12 @@ func (l *link) wait(a *wire.Announce) {
 		l.overflowed = true
 		return
 	}
-	l.pending[k] = pendingAnnounce{a: a, since: l.m.c.Now()}
+	kept := *a // without the message it came in
+	kept.Signature, kept.Logins = bytes.Clone(a.Signature), nil
+	if len(a.Logins) > 0 {
+		kept.Logins = []string{strings.Clone(a.Logins[0])}
+	}
+	l.pending[k] = pendingAnnounce{a: &kept, since: l.m.c.Now()}
 }
 
 // forget drops what waits and is over.

@@ -108,6 +108,7 @@ type Mesh struct {
 	// relays are the streams carried for other hubs. They end with their link, but a device that does not read may hold one up until its
 	// tunnel ends, and the link must not wait for that.
 	relays sync.WaitGroup
+	links  sync.WaitGroup // connections this hub dialled
 
 	mu    sync.Mutex
 	peers map[wire.UUID]*peer
@@ -132,6 +133,7 @@ func (m *Mesh) Run(ctx context.Context) {
 		}
 	}
 	wg.Wait()
+	m.links.Wait()
 	m.relays.Wait()
 	for _, p := range m.all() {
 		p.timer.Stop()

@@ -9,6 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -28,7 +29,7 @@ const (
 
 // world is a cluster: a CA, hubs, devices.
 type world struct {
-	t   *testing.T
+	t   testing.TB
 	set *ca.Set
 
 	mu      sync.Mutex
@@ -52,7 +53,7 @@ type node struct {
 	stop      func()
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	t.Helper()
 	set, err := ca.NewSet(cluster, time.Now())
 	if err != nil {
@@ -228,7 +229,7 @@ func (d *device) register(t *testing.T, h *node, slot uint8) (*registry.Tunnel, 
 }
 
 // at waits until the hub has the device's routes at these hubs.
-func (h *node) at(t *testing.T, id wire.UUID, hubs ...wire.UUID) {
+func (h *node) at(t testing.TB, id wire.UUID, hubs ...wire.UUID) {
 	t.Helper()
 	late := time.After(patience)
 	for {
@@ -296,7 +297,7 @@ func (h *node) attach() wire.Attach {
 }
 
 // open opens a stream from a hub for a device and returns both its ends.
-func open(t *testing.T, from *node, to wire.UUID, d *device, slot uint8, edge tunnel.Conn) (hubEnd, edgeEnd tunnel.Stream) {
+func open(t testing.TB, from *node, to wire.UUID, d *device, slot uint8, edge tunnel.Conn) (hubEnd, edgeEnd tunnel.Stream) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -549,4 +550,60 @@ func (w *world) checkDevice(cs tls.ConnectionState, d *device) error {
 
 func serverTLS(cert tls.Certificate) *tls.Config {
 	return &tls.Config{Certificates: []tls.Certificate{cert}, InsecureSkipVerify: true, VerifyConnection: func(tls.ConnectionState) error { return nil }}
+}
+
+func BenchmarkRelay(b *testing.B) {
+	w := newWorld(b)
+	home, entry := w.hub(1), w.hub(2)
+	d := w.device(1)
+	hub, edge := tunneltest.Pair(b)
+	tu := d.tunnelAt(home.id, 0)
+	tu.Conn = hub
+	if _, err := home.registry.Register(tu, time.Now()); err != nil {
+		b.Fatal(err)
+	}
+	entry.at(b, d.id, home.id)
+	s, e := open(b, entry, home.id, d, 0, edge)
+	block := make([]byte, 32<<10)
+	b.SetBytes(int64(len(block)))
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for range b.N {
+			if _, err := e.Write(block); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+		_ = e.CloseWrite()
+	})
+	b.ResetTimer()
+	if _, err := io.Copy(io.Discard, struct{ io.Reader }{s}); err != nil {
+		b.Fatal(err)
+	}
+	wg.Wait()
+}
+
+// What an idle stream of another hub's costs the home hub, its two carriers aside.
+func TestIdleRelaysAreSmall(t *testing.T) {
+	const streams = 100
+	w := newWorld(t)
+	home, entry := w.hub(1), w.hub(2)
+	d := w.device(1)
+	_, edge := d.register(t, home, 0)
+	entry.at(t, d.id, home.id)
+	measure := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc + m.StackInuse
+	}
+	before := measure()
+	for range streams {
+		open(t, entry, home.id, d, 0, edge)
+	}
+	per := (measure() - before) / streams
+	t.Logf("%d bytes for each, with both ends of both carriers", per)
+	if per > 64<<10 {
+		t.Errorf("%d bytes", per)
+	}
 }

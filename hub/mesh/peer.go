@@ -17,6 +17,13 @@ import (
 	"hawser/tunnel/wire"
 )
 
+const (
+	// maxGreeting connections of a hub may be without its hello.
+	maxGreeting = 4
+	// adoptRate and adoptBurst bound how often a hub's connection is replaced: each costs telling it all devices here.
+	adoptRate, adoptBurst = 1, 20
+)
+
 // peer is another hub of the list.
 type peer struct {
 	m    *Mesh
@@ -26,22 +33,24 @@ type peer struct {
 	announced, relayed atomic.Uint64
 	incidents          incidents
 
-	hearing sync.Mutex // held while a message of the link in use is taken into the registry
+	greeting atomic.Int32 // connections without a hello yet
+	hearing  sync.Mutex   // held while a message of the link in use is taken into the registry
 
 	mu          sync.Mutex
 	hub         Hub
 	link        *link         // in use; nil: none
 	changed     chan struct{} // closed and replaced when link changes
 	incarnation wire.Incarnation
-	heard       time.Time   // when the last link was heard last
-	gone        bool        // for longer than the grace, or never seen
-	removed     bool        // from the list
+	heard       time.Time // when the last link was heard last
+	gone        bool      // for longer than the grace, or never seen
+	removed     bool      // from the list
+	adoptions   bucket
 	banned      time.Time   // until then
 	timer       *time.Timer // of the grace
 }
 
 func newPeer(m *Mesh, h Hub) *peer {
-	p := &peer{m: m, id: h.UUID, hub: h, changed: make(chan struct{}), gone: true}
+	p := &peer{m: m, id: h.UUID, hub: h, changed: make(chan struct{}), gone: true, adoptions: bucket{rate: adoptRate, burst: adoptBurst}}
 	p.timer = time.AfterFunc(time.Hour, p.drop)
 	p.timer.Stop()
 	return p
@@ -103,7 +112,17 @@ func (p *peer) keep(ctx context.Context) {
 			continue
 		}
 		failed = false
-		p.m.serve(ctx, c, true)
+		done := make(chan struct{})
+		p.m.links.Go(func() {
+			defer close(done)
+			defer func() { _ = c.CloseWithError(wire.CloseInternal, "the hub failed") }()
+			p.m.guard("dialled connection", func() { p.m.serve(ctx, c, true) })
+		})
+		select { // it may linger long after another has taken its place
+		case <-done:
+		case <-changed:
+		case <-ctx.Done():
+		}
 	}
 }
 
@@ -185,6 +204,9 @@ func (p *peer) use(l *link) (back bool, e *wire.CloseError) {
 		return false, &wire.CloseError{Code: wire.CloseAuth, Reason: errUnlisted.Error()}
 	case now.Before(p.banned):
 		return false, &wire.CloseError{Code: wire.CloseRate, Reason: "this hub broke the rules a moment ago", RetryAfter: p.banned.Sub(now)}
+	}
+	if !p.adoptions.take(now) {
+		return false, &wire.CloseError{Code: wire.CloseRate, Reason: "too many connections", RetryAfter: time.Second / adoptRate}
 	}
 	if old != nil && old.incarnation == l.incarnation && old.byLower && !l.byLower && now.Sub(old.heardAt()) < 3*p.m.c.Timing.Heartbeat/2 {
 		return false, &wire.CloseError{Code: wire.CloseSuperseded, Reason: "there is another connection"}
