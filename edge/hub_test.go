@@ -31,7 +31,7 @@ const testCluster = "test.example"
 
 // testHub is a small hub and auth in one, on loopback: enough to join, register, renew and open streams. A test changes its fields before it starts an agent.
 type testHub struct {
-	t           *testing.T
+	t           testing.TB
 	set         *ca.Set
 	trust       ca.Trust
 	trustBlob   []byte
@@ -45,6 +45,8 @@ type testHub struct {
 	before       func(*testConn)                                     // a registration is told, in order, before its ACK
 	refuse       *wire.Refused                                       // answers REGISTER
 	place        func(*testConn, *wire.PlaceRequest) wire.PlaceReply // answers place requests
+
+	status func(*wire.HubQuery) *wire.HubStatus // answers hub queries
 
 	mu      sync.Mutex
 	secrets map[string]string // by secret: "" or why it is refused
@@ -64,7 +66,7 @@ type testConn struct {
 	messages chan wire.Message // what the edge sent since, but for renewals and places
 }
 
-func newTestHub(t *testing.T) *testHub {
+func newTestHub(t testing.TB) *testHub {
 	t.Helper()
 	set, err := ca.NewSet(testCluster, time.Now())
 	if err != nil {
@@ -180,7 +182,10 @@ func (h *testHub) token(kind string) string {
 // serve is one tunnel at the hub.
 func (h *testHub) serve(ctx context.Context, conn tunnel.Conn) {
 	defer conn.CloseWithError(wire.CloseNormal, "")
-	challenge := wire.Challenge{Version: wire.Version, HubUUID: h.uuid, HubName: "hub-1", Cluster: testCluster, HubIncarnation: h.incarnation, Nonce: newNonce()}
+	h.mu.Lock()
+	incarnation := h.incarnation
+	h.mu.Unlock()
+	challenge := wire.Challenge{Version: wire.Version, HubUUID: h.uuid, HubName: "hub-1", Cluster: testCluster, HubIncarnation: incarnation, Nonce: newNonce()}
 	if tunnel.Send(conn, challenge) != nil {
 		return
 	}
@@ -307,6 +312,12 @@ func (h *testHub) register(ctx context.Context, conn tunnel.Conn, peer *x509.Cer
 		switch m := m.(type) {
 		case *wire.Renew:
 			h.renew(conn, peer)
+		case *wire.HubQuery:
+			if h.status != nil {
+				if r := h.status(m); r != nil {
+					_ = tunnel.Send(conn, *r)
+				}
+			}
 		default:
 			tc.messages <- m
 		}
@@ -326,7 +337,7 @@ func (h *testHub) next() *testConn {
 }
 
 // me is the account the tests run as.
-func me(t *testing.T) string {
+func me(t testing.TB) string {
 	t.Helper()
 	u, err := user.Current()
 	if err != nil {
@@ -343,7 +354,7 @@ func (c *testConn) grant(kind grant.Kind, change func(*grant.Grant)) []byte {
 		Cluster: testCluster, ID: wire.NewUUID(), ConnectionID: wire.NewUUID(), Kind: kind, User: "alice",
 		Method: "certificate", Roles: []string{"operator"}, PolicyRevision: 7, Device: c.register.UUID, Incarnation: c.register.Incarnation,
 		Login: me(c.hub.t), Channels: []string{"shell", "exec", "sftp", "local-forward", "remote-forward", "socket-forward", "agent"},
-		ClientAddr: netip.MustParseAddrPort("192.0.2.7:4711"), EntryHub: c.hub.uuid, Record: "best-effort", NotBefore: notBefore, NotAfter: notAfter,
+		ClientAddr: netip.MustParseAddrPort("192.0.2.7:4711"), EntryHub: c.hub.uuid, Record: "best-effort", DetachedLife: 10 * time.Minute, NotBefore: notBefore, NotAfter: notAfter,
 	}
 	if kind == grant.Session {
 		g.SessionID = wire.NewUUID()
@@ -431,7 +442,9 @@ func (h *testHub) start(cfg Config) (*Agent, func() error) {
 	if cfg.State == "" {
 		cfg.State = h.t.TempDir()
 	}
-	cfg.Logger = testLogger{h.t}
+	if cfg.Logger == nil {
+		cfg.Logger = testLogger{h.t}
+	}
 	a, err := New(cfg)
 	if err != nil {
 		h.t.Fatal(err)
@@ -457,7 +470,7 @@ func (h *testHub) start(cfg Config) (*Agent, func() error) {
 }
 
 // testLogger logs to the test.
-type testLogger struct{ t *testing.T }
+type testLogger struct{ t testing.TB }
 
 func (l testLogger) Log(level tunnel.Level, msg string, kv ...any) {
 	if level == tunnel.LevelError {

@@ -141,3 +141,40 @@ func TestAllUploadsTogetherAreBounded(t *testing.T) {
 		}
 	})
 }
+
+func TestAHubThatIsAheadDoesNotMakeAnUploadWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		all := uploads{added: make(chan struct{}, 1)}
+		up := all.add([16]byte{1}, entry{}, nil)
+		for i := range uint64(4) {
+			if err := up.sink(t.Context(), i, []byte{byte(i)}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a, b := net.Pipe()
+		sent := make(chan error, 1)
+		go func() { sent <- up.send(t.Context(), a); a.Close() }()
+		// Auth has the first three already, by way of another hub.
+		go func() {
+			_, _ = b.Write(binary.BigEndian.AppendUint64(nil, 0))
+			_, _ = b.Write(binary.BigEndian.AppendUint64(nil, 3))
+		}()
+		var frame [5]byte
+		for {
+			if _, err := io.ReadFull(b, frame[:]); err != nil {
+				t.Fatal(err)
+			}
+			if frame[4] == 3 {
+				break
+			}
+		}
+		up.finish()
+		if _, err := b.Write(binary.BigEndian.AppendUint64(nil, 4)); err != nil {
+			t.Fatal(err)
+		}
+		b.Close()
+		if err := <-sent; err != nil {
+			t.Fatal(err)
+		}
+	})
+}
