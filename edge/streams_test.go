@@ -11,6 +11,8 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"os"
+	"path/filepath"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -248,7 +250,7 @@ func (e *entryHub) session(t testing.TB, c *testConn, command string) (*resume.S
 func TestOnlyWhoOpenedAStreamResumesIt(t *testing.T) {
 	h := newTestHub(t)
 	h.life = time.Minute
-	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1"})
+	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	s, ch := c.command(t, "echo here; cat")
 	if got := line(t, ch); got != "here" {
@@ -309,7 +311,7 @@ func TestOnlyWhoOpenedAStreamResumesIt(t *testing.T) {
 
 func TestAHubThatComesThroughAnotherIsServedByItsOwnTLS(t *testing.T) {
 	h := newTestHub(t)
-	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1"})
+	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	e := h.entryHub()
 	s, ch, _ := e.session(t, c, "echo through; cat")
@@ -371,7 +373,7 @@ func TestAHubThatComesThroughAnotherIsServedByItsOwnTLS(t *testing.T) {
 func TestAnotherRunOfTheEntryHubEndsTheSessionsOfTheFirst(t *testing.T) {
 	h := newTestHub(t)
 	h.life = time.Minute
-	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1"})
+	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	_, ch := c.command(t, "echo $$; trap '' HUP TERM; sleep 1000 & while :; do sleep 1; done")
 	alive := pid(t, ch)
@@ -399,7 +401,7 @@ func TestASessionEndsWhenItsEntryHubIsGone(t *testing.T) {
 		}
 		return last
 	}
-	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1"})
+	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	gone, up := h.entryHub(), h.entryHub()
 	att, err := gone.dial(c)
@@ -470,7 +472,7 @@ func TestWhoSeesAHubAliveIsBelievedBeforeWhoDoesNot(t *testing.T) {
 func TestOfTooManyDetachedSessionsTheOldestEnds(t *testing.T) {
 	h := newTestHub(t)
 	h.life = time.Minute
-	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1"})
+	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	e := h.entryHub()
 	// The first loses its attachment before the others do.
@@ -512,13 +514,17 @@ func TestOfTooManyDetachedSessionsTheOldestEnds(t *testing.T) {
 func TestWhatDetachedStreamsHoldIsBounded(t *testing.T) {
 	h := newTestHub(t)
 	h.life = time.Minute
-	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1"})
+	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
+	flood := filepath.Join(t.TempDir(), "flood")
 	for range 7 {
-		_, ch := c.command(t, "echo up; sleep 0.5; yes")
+		_, ch := c.command(t, "echo up; while ! test -e "+flood+"; do sleep 0.1; done; yes")
 		line(t, ch)
 	}
 	c.cut()
+	if err := os.WriteFile(flood, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	held := func() (n int) {
 		a.streams.mu.Lock()
 		defer a.streams.mu.Unlock()
@@ -536,7 +542,7 @@ func TestWhatDetachedStreamsHoldIsBounded(t *testing.T) {
 func TestTheExitStatusOfADetachedSessionWaitsToBeFetched(t *testing.T) {
 	h := newTestHub(t)
 	h.life = time.Minute
-	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1"})
+	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	s, ch := c.command(t, "echo $$; sleep 0.3; echo the end; exit 9")
 	alive := pid(t, ch)
@@ -562,7 +568,7 @@ func TestTheExitStatusOfADetachedSessionWaitsToBeFetched(t *testing.T) {
 func TestADetachedLifeOfZeroEndsAtOnce(t *testing.T) {
 	h := newTestHub(t)
 	h.life = time.Minute
-	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1"})
+	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	s := c.open(wire.KindSession, wire.OpenRequest{Window: 1 << 20, Grant: c.grant(grant.Session, func(g *grant.Grant) { g.DetachedLife = 0 })}, nil)
 	alive := pid(t, start(t, s, "echo $$; exec sleep 1000"))
@@ -577,7 +583,7 @@ func TestADetachedLifeOfZeroEndsAtOnce(t *testing.T) {
 func TestAListenerAndItsConnectionsOutliveTheTunnel(t *testing.T) {
 	h := newTestHub(t)
 	h.life = time.Minute
-	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1"})
+	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	st := c.open(wire.KindListen, wire.OpenRequest{Grant: c.grant(grant.Forwards, nil), Window: 1 << 20}, nil)
 	ch := channel.New(st, channel.Options{})
@@ -654,7 +660,7 @@ func TestAListenerAndItsConnectionsOutliveTheTunnel(t *testing.T) {
 func TestAKillCountsOnlyFromTheSessionsOwnHub(t *testing.T) {
 	h := newTestHub(t)
 	h.life = time.Minute
-	h.start(Config{Token: h.token("edge"), Name: "gw-1"})
+	h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	e := h.entryHub()
 	_, ch, id := e.session(t, c, "echo $$; cat")
@@ -691,7 +697,7 @@ func TestAnEndToEndConnectionOutlivesTheTunnelAndItsPlacesComeOverTheControlStre
 	h := newTestHub(t)
 	h.life = time.Minute
 	h.place = granted
-	h.start(Config{Token: h.token("edge"), Name: "gw-1"})
+	h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	control := c.control()
 	s := c.open(wire.KindEndToEnd, wire.OpenRequest{}, nil)
@@ -750,7 +756,7 @@ func granted(c *testConn, r *wire.PlaceRequest) wire.PlaceReply {
 func TestOneStreamBeyondTheSlotsIsRefusedAndResumptionsNeedNone(t *testing.T) {
 	h := newTestHub(t)
 	h.life = time.Minute
-	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1"})
+	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	s, ch := c.command(t, "echo up; cat")
 	line(t, ch)
