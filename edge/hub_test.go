@@ -76,7 +76,7 @@ func newTestHub(t testing.TB) *testHub {
 }
 
 // newTestHubOf is one more hub of a cluster.
-func newTestHubOf(t *testing.T, set *ca.Set) *testHub {
+func newTestHubOf(t testing.TB, set *ca.Set) *testHub {
 	t.Helper()
 	h := &testHub{
 		t: t, set: set, trust: set.Trust(1), uuid: wire.NewUUID(), incarnation: wire.NewIncarnation(), deviceTTL: time.Hour,

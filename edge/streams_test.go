@@ -118,7 +118,7 @@ func TestASessionGoesOnByteForByteWhenItsTunnelIsCut(t *testing.T) {
 	for _, carrier := range []Carriers{OnlyQUIC, OnlyTLS} {
 		t.Run(fmt.Sprint(carrier), func(t *testing.T) {
 			h := newTestHub(t)
-			h.life = time.Minute
+			h.detachedLife = time.Minute
 			a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: carrier})
 			c := h.next()
 			s, ch := c.command(t, "cat; exit 7")
@@ -249,7 +249,7 @@ func (e *entryHub) session(t testing.TB, c *testConn, command string) (*resume.S
 
 func TestOnlyWhoOpenedAStreamResumesIt(t *testing.T) {
 	h := newTestHub(t)
-	h.life = time.Minute
+	h.detachedLife = time.Minute
 	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	s, ch := c.command(t, "echo here; cat")
@@ -372,7 +372,7 @@ func TestAHubThatComesThroughAnotherIsServedByItsOwnTLS(t *testing.T) {
 
 func TestAnotherRunOfTheEntryHubEndsTheSessionsOfTheFirst(t *testing.T) {
 	h := newTestHub(t)
-	h.life = time.Minute
+	h.detachedLife = time.Minute
 	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	_, ch := c.command(t, "echo $$; trap '' HUP TERM; sleep 1000 & while :; do sleep 1; done")
@@ -471,7 +471,7 @@ func TestWhoSeesAHubAliveIsBelievedBeforeWhoDoesNot(t *testing.T) {
 
 func TestOfTooManyDetachedSessionsTheOldestEnds(t *testing.T) {
 	h := newTestHub(t)
-	h.life = time.Minute
+	h.detachedLife = time.Minute
 	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	e := h.entryHub()
@@ -513,7 +513,7 @@ func TestOfTooManyDetachedSessionsTheOldestEnds(t *testing.T) {
 
 func TestWhatDetachedStreamsHoldIsBounded(t *testing.T) {
 	h := newTestHub(t)
-	h.life = time.Minute
+	h.detachedLife = time.Minute
 	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	flood := filepath.Join(t.TempDir(), "flood")
@@ -541,7 +541,7 @@ func TestWhatDetachedStreamsHoldIsBounded(t *testing.T) {
 
 func TestTheExitStatusOfADetachedSessionWaitsToBeFetched(t *testing.T) {
 	h := newTestHub(t)
-	h.life = time.Minute
+	h.detachedLife = time.Minute
 	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	s, ch := c.command(t, "echo $$; sleep 0.3; echo the end; exit 9")
@@ -567,7 +567,7 @@ func TestTheExitStatusOfADetachedSessionWaitsToBeFetched(t *testing.T) {
 
 func TestADetachedLifeOfZeroEndsAtOnce(t *testing.T) {
 	h := newTestHub(t)
-	h.life = time.Minute
+	h.detachedLife = time.Minute
 	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	s := c.open(wire.KindSession, wire.OpenRequest{Window: 1 << 20, Grant: c.grant(grant.Session, func(g *grant.Grant) { g.DetachedLife = 0 })}, nil)
@@ -582,7 +582,7 @@ func TestADetachedLifeOfZeroEndsAtOnce(t *testing.T) {
 
 func TestAListenerAndItsConnectionsOutliveTheTunnel(t *testing.T) {
 	h := newTestHub(t)
-	h.life = time.Minute
+	h.detachedLife = time.Minute
 	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	st := c.open(wire.KindListen, wire.OpenRequest{Grant: c.grant(grant.Forwards, nil), Window: 1 << 20}, nil)
@@ -659,7 +659,7 @@ func TestAListenerAndItsConnectionsOutliveTheTunnel(t *testing.T) {
 
 func TestAKillCountsOnlyFromTheSessionsOwnHub(t *testing.T) {
 	h := newTestHub(t)
-	h.life = time.Minute
+	h.detachedLife = time.Minute
 	h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	e := h.entryHub()
@@ -695,7 +695,7 @@ func TestAKillCountsOnlyFromTheSessionsOwnHub(t *testing.T) {
 
 func TestAnEndToEndConnectionOutlivesTheTunnelAndItsPlacesComeOverTheControlStream(t *testing.T) {
 	h := newTestHub(t)
-	h.life = time.Minute
+	h.detachedLife = time.Minute
 	h.place = granted
 	h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
@@ -755,7 +755,7 @@ func granted(c *testConn, r *wire.PlaceRequest) wire.PlaceReply {
 
 func TestOneStreamBeyondTheSlotsIsRefusedAndResumptionsNeedNone(t *testing.T) {
 	h := newTestHub(t)
-	h.life = time.Minute
+	h.detachedLife = time.Minute
 	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
 	c := h.next()
 	s, ch := c.command(t, "echo up; cat")
