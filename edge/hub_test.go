@@ -396,7 +396,7 @@ func (c *testConn) open(kind wire.StreamKind, req wire.OpenRequest, change func(
 // control opens the control stream of the hub and answers what is asked on it.
 func (c *testConn) control() *resume.Stream {
 	c.hub.t.Helper()
-	s := c.open(wire.KindControl, wire.OpenRequest{}, nil)
+	s := c.open(wire.KindControl, wire.OpenRequest{}, func(a *wire.Attach) { a.Open = nil })
 	c.hub.wg.Go(func() {
 		for {
 			m, err := readMessage(s)

@@ -66,8 +66,10 @@ func (in *incoming) serve(ctx, serving context.Context) error {
 	}
 	defer func() { <-a.slots }()
 	var err error
-	if in.req, err = wire.DecodeOpenRequest(in.head.Open); err != nil {
-		return in.refuse(wire.StreamProtocol, err)
+	if in.head.Kind != wire.KindControl { // which says nothing more
+		if in.req, err = wire.DecodeOpenRequest(in.head.Open); err != nil {
+			return in.refuse(wire.StreamProtocol, err)
+		}
 	}
 	if err := in.l.ready(ctx); err != nil {
 		return in.refuse(wire.StreamRefused, err)
