@@ -171,11 +171,6 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	protocols.SetHTTP2(true)
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
-	wg.Go(func() {
-		<-ctx.Done()
-		close(s.stop) // before any Watch hears of it
-		cut()
-	})
 	hs := &http.Server{
 		Handler:           s.handler(),
 		Protocols:         protocols,
@@ -206,6 +201,8 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	case err = <-served:
 		cancel(err)
 	}
+	close(s.stop) // before any Watch hears of it
+	cut()
 	stop, done := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
 	defer done()
 	if hs.Shutdown(stop) != nil {
