@@ -44,9 +44,9 @@ func (h *Hub) drained(ctx context.Context) {
 		deadline = time.Now().Add(min(drainAlone, total-tail))
 	}
 	h.drainDeadline.Store(time.Now().Add(total).UnixNano())
-	h.config.Logger.Info("draining", "tunnels", len(h.tunnels.all()), "connections", h.people(), "other_hubs", others,
+	h.config.Logger.Info("draining", "tunnels", len(h.tunnels.all()), "connections", h.front.Connections(), "other_hubs", others,
 		"timeout", total.String())
-	h.drainFront(time.Until(deadline))
+	h.front.Drain(time.Until(deadline))
 	ctx, cancel := context.WithDeadline(ctx, deadline)
 	defer cancel()
 	if others > 0 {
@@ -54,7 +54,7 @@ func (h *Hub) drained(ctx context.Context) {
 	}
 	t := time.NewTicker(drainPoll)
 	defer t.Stop()
-	for h.people() > 0 || others > 0 && len(h.tunnels.all()) > 0 {
+	for h.front.Connections() > 0 || others > 0 && len(h.tunnels.all()) > 0 {
 		select {
 		case <-t.C:
 		case <-ctx.Done():
@@ -84,27 +84,6 @@ func (h *Hub) tellGoAway(ctx context.Context, over time.Duration, deadline time.
 			}
 		}
 	}
-}
-
-// personsEnd is what a front can do that knows of drains.
-type personsEnd interface {
-	// Drain tells people that the hub ends, and takes nobody new.
-	Drain(left time.Duration)
-	// Connections is how many people's connections are left.
-	Connections() int
-}
-
-func (h *Hub) drainFront(left time.Duration) {
-	if f, ok := any(h.front).(personsEnd); ok {
-		f.Drain(left)
-	}
-}
-
-func (h *Hub) people() int {
-	if f, ok := any(h.front).(personsEnd); ok {
-		return f.Connections()
-	}
-	return len(h.front.Sessions())
 }
 
 // otherHubs is how many hubs besides this one are up.

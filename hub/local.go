@@ -169,10 +169,11 @@ type LiveStatus struct {
 		Silent  int `json:"silent"`
 		Streams int `json:"streams"`
 	} `json:"tunnels"`
-	Refused  uint64      `json:"refused_handshakes"`
-	Sessions int         `json:"sessions"`
-	Hubs     []HubLine   `json:"hubs"`
-	Drain    *DrainState `json:"drain,omitempty"`
+	Refused     uint64      `json:"refused_handshakes"`
+	Connections int         `json:"connections"` // of people
+	Sessions    int         `json:"sessions"`    // with a device, through this hub
+	Hubs        []HubLine   `json:"hubs"`
+	Drain       *DrainState `json:"drain,omitempty"`
 }
 
 // HubLine is another hub of the cluster.
@@ -194,7 +195,7 @@ type DrainState struct {
 func (h *Hub) live() *LiveStatus {
 	l := &LiveStatus{
 		Version: tunnel.Version(), Incarnation: h.incarnation.String(), Started: h.started.UTC(), Zone: h.config.Zone,
-		AuthSynced: h.auth.Cache.Synced(), Sessions: len(h.front.Sessions()), Refused: h.admission.refusedSoFar(),
+		AuthSynced: h.auth.Cache.Synced(), Connections: h.front.Connections(), Sessions: len(h.front.Sessions()) - h.front.Connections(), Refused: h.admission.refusedSoFar(),
 	}
 	l.SSH, l.Tunnel = h.publicAddresses()
 	for _, s := range h.tunnels.all() {

@@ -75,8 +75,13 @@ func (n *notices) lost() {
 	}
 }
 
-// say writes a line if that spoils nothing now.
+// say writes a line about the link if that spoils nothing now.
 func (n *notices) say(what string) bool {
+	return n.write("the link to " + n.x.place.DeviceName + " " + what)
+}
+
+// write writes a line if that spoils nothing now.
+func (n *notices) write(text string) bool {
 	n.mu.Lock()
 	off := n.off || n.ended || n.x.c.s.c.NoNotice || !n.x.pty.Load()
 	n.mu.Unlock()
@@ -87,7 +92,7 @@ func (n *notices) say(what string) bool {
 	if !n.screen.free() {
 		return false
 	}
-	_, err := io.WriteString(n.x.ch, "hawser: the link to "+n.x.place.DeviceName+" "+what+"\r\n")
+	_, err := io.WriteString(n.x.ch, "hawser: "+text+"\r\n")
 	return err == nil
 }
 

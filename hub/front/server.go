@@ -46,6 +46,8 @@ type Server struct {
 
 	mu       sync.Mutex
 	closing  bool
+	draining bool
+	listener net.Listener // nil before Serve
 	conns    map[*conn]struct{}
 	sessions map[[16]byte]*session
 
@@ -76,6 +78,12 @@ var (
 func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	stop := context.AfterFunc(ctx, func() { _ = l.Close() })
 	defer stop()
+	s.mu.Lock()
+	s.listener = l
+	if s.draining {
+		_ = l.Close()
+	}
+	s.mu.Unlock()
 	var err error
 	for {
 		var nc net.Conn
@@ -94,6 +102,12 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		s.start(ctx, nc)
 	}
 	_ = l.Close()
+	s.mu.Lock()
+	draining := s.draining
+	s.mu.Unlock()
+	if draining {
+		<-ctx.Done() // those who are here stay until then
+	}
 	s.mu.Lock()
 	s.closing = true
 	conns := make([]*conn, 0, len(s.conns))
@@ -124,7 +138,7 @@ func (s *Server) start(ctx context.Context, nc net.Conn) {
 	cctx, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	c := &conn{s: s, nc: nc, ctx: cctx, cancel: cancel, listeners: make(map[string]*listener)}
 	s.mu.Lock()
-	if s.closing {
+	if s.closing || s.draining {
 		s.mu.Unlock()
 		s.gate.leave(t)
 		cancel(errStopping)

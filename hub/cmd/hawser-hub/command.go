@@ -212,7 +212,7 @@ func printStatus(w io.Writer, st hub.Status) error {
 		n := l.Tunnels
 		line("tunnels", "%d active, %d standby (%d quic, %d tls of which %d parked), %d silent, %d streams",
 			n.Active, n.Standby, n.QUIC, n.TLS, n.Parked, n.Silent, n.Streams)
-		line("sessions", "%d", l.Sessions)
+		line("people", "%d connections, %d sessions", l.Connections, l.Sessions)
 		line("refused handshakes", "%d", l.Refused)
 		for _, x := range l.Hubs {
 			zone := ""
