@@ -156,7 +156,9 @@ func (s *Server) Trust() []byte { return s.trustBlob }
 // Run serves until ctx ends, or something it cannot do without fails; then all it
 // started has ended and the stores are closed. Call it once.
 func (s *Server) Run(ctx context.Context) (err error) {
-	ctx, cancel := context.WithCancelCause(ctx)
+	asked := ctx
+	// What is started ends when s.stop is closed, and not before: whatever ends then ends by this service.
+	ctx, cancel := context.WithCancelCause(context.WithoutCancel(asked))
 	defer cancel(nil)
 	var wg sync.WaitGroup
 	wg.Go(func() {
@@ -169,8 +171,6 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
-	base, cut := context.WithCancel(context.WithoutCancel(ctx))
-	defer cut()
 	hs := &http.Server{
 		Handler:           s.handler(),
 		Protocols:         protocols,
@@ -178,7 +178,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		IdleTimeout:       5 * time.Minute,
 		MaxHeaderBytes:    64 << 10,
 		// Streams of a hub end with the service, so that Shutdown need not wait for them.
-		BaseContext: func(net.Listener) context.Context { return base },
+		BaseContext: func(net.Listener) context.Context { return ctx },
 		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
 		HTTP2:       &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, MaxConcurrentStreams: 1000},
 	}
@@ -194,15 +194,16 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	s.log.Info("auth serves", "addr", s.Addr(), "cluster", s.info.Cluster)
 	close(s.ready)
 	select {
-	case <-ctx.Done():
-		if cause := context.Cause(ctx); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
+	case <-asked.Done():
+		if cause := context.Cause(asked); !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
 			err = cause
 		}
+	case <-ctx.Done():
+		err = context.Cause(ctx)
 	case err = <-served:
-		cancel(err)
 	}
-	close(s.stop) // before any Watch hears of it
-	cut()
+	close(s.stop)
+	cancel(err)
 	stop, done := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
 	defer done()
 	if hs.Shutdown(stop) != nil {
