@@ -24,10 +24,6 @@ func (l *link) handle(m wire.Message) error {
 		return a.adoptTrust(m.Blob)
 	case *wire.Time:
 		l.adoptTime(m.Blob)
-	case *wire.Kill:
-		a.kill(m, l.challenge.HubUUID)
-	case *wire.PlaceReply:
-		l.places.reply(m)
 	case *wire.HubStatus:
 		a.streams.hubStatus(l, m)
 	case *wire.Renewed, *wire.Refused:

@@ -10,15 +10,18 @@ import (
 	"sync"
 	"time"
 
+	"hawser/auth/grant"
 	"hawser/tunnel"
 	"hawser/tunnel/wire"
 )
 
 const (
-	// controlLife is how long a control stream waits for another tunnel: longer than the connections it is for, by default.
-	controlLife = 12 * time.Minute
+	// controlLife is how long a control stream waits for another tunnel: longer than any connection it is for.
+	controlLife = grant.MaxDetachedLife + time.Minute
+	// controlIdle is how long it does so when its hub has no connection here.
+	controlIdle = time.Minute
 	// controlWait is how long a connection waits for the control stream of its entry hub, which the hub opens beside it.
-	controlWait = 300 * time.Millisecond // TODO: 5 s when all hubs open control streams
+	controlWait = 5 * time.Second
 )
 
 var (

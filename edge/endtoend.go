@@ -30,7 +30,7 @@ func (in *incoming) serveEndToEnd(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	h := &host{a: in.l.a, l: in.l, st: st, hubName: in.hubName}
+	h := &host{a: in.l.a, st: st, hubName: in.hubName}
 	return e2e.Serve(ctx, streamConn{st}, e2e.Params{
 		Host: h, Client: in.req.ClientAddr, Server: in.req.ServerAddr, Attached: st.Attached, Logger: h.a.log,
 	})
@@ -39,7 +39,6 @@ func (in *incoming) serveEndToEnd(ctx context.Context) error {
 // host is what e2e needs of the agent, for one connection.
 type host struct {
 	a       *Agent
-	l       *link
 	st      *stream
 	hubName string
 
@@ -109,12 +108,9 @@ func (h *host) Place(ctx context.Context, ask e2e.Ask) (*grant.Grant, error) {
 
 func (h *host) Release(id [16]byte, status uint32, reason string) {
 	h.takeGrant(id)
-	m := wire.Release{SessionID: id, ExitStatus: int32(status), Reason: truncate(reason, 512)}
-	var err error
+	err := errNoControl
 	if c := h.a.controls.get(h.st.from); c != nil {
-		err = c.send(m)
-	} else {
-		err = tunnel.Send(h.l.conn, m)
+		err = c.send(wire.Release{SessionID: id, ExitStatus: int32(status), Reason: truncate(reason, 512)})
 	}
 	if err != nil {
 		tunnel.Debug(h.a.log, "place not given back", "error", err) // the hub is gone: auth takes back what it held

@@ -39,7 +39,6 @@ type link struct {
 	replaced chan struct{} // closed by retire
 	suspect  atomic.Bool   // it does not answer; the keeper is nudged when that changes
 
-	places  places            // TODO: goes when all hubs open control streams
 	renewal chan wire.Message // the answer to RENEW; room for one
 
 	wg   sync.WaitGroup
@@ -84,7 +83,6 @@ func (l *link) start(serving context.Context) {
 	go func() {
 		<-l.conn.Context().Done()
 		l.err = context.Cause(l.conn.Context())
-		l.places.fail(fmt.Errorf("tunnel lost: %w", l.err))
 		l.wg.Wait()
 		close(l.done)
 	}()

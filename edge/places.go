@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"sync"
 
-	"hawser/tunnel"
 	"hawser/tunnel/wire"
 )
 
@@ -22,20 +21,17 @@ type places struct {
 func (h *host) askPlace(ctx context.Context, r wire.PlaceRequest) (*wire.PlaceReply, error) {
 	ctx, cancel := context.WithTimeout(ctx, placeTimeout)
 	defer cancel()
-	p, send := &h.l.places, func(m wire.Message) error { return tunnel.Send(h.l.conn, m) }
 	c, err := h.a.controls.wait(ctx, h.st.from)
-	if c != nil {
-		p, send = &c.places, c.send
-	} else if h.st.from.hub != h.l.challenge.HubUUID || ctx.Err() != nil {
+	if err != nil {
 		return nil, fmt.Errorf("ask for a place: %w", err)
 	}
-	id, reply, err := p.begin()
+	id, reply, err := c.places.begin()
 	if err != nil {
 		return nil, err
 	}
-	defer p.forget(id)
+	defer c.places.forget(id)
 	r.ID = id
-	if err := send(r); err != nil {
+	if err := c.send(r); err != nil {
 		return nil, fmt.Errorf("ask for a place: %w", err)
 	}
 	select {

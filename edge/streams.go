@@ -38,6 +38,7 @@ var (
 	errHubGone      = errors.New("the hub that this session came by is gone")
 	errNoStream     = errors.New("no such stream here, or no longer")
 	errForeign      = errors.New("the stream was opened by another hub, another run of it, or as another kind")
+	errIdleControl  = errors.New("nobody has come by its hub for a while")
 	errDuplicate    = errors.New("a stream of this id is open already")
 	errBusy         = errors.New("as many streams as this device serves are open")
 )
@@ -400,7 +401,7 @@ func (s *streams) mind() {
 		}
 		s.mu.Unlock()
 		if over != nil {
-			tunnel.Warn(s.log, "detached stream ended", "kind", over.kind, "error", why)
+			tunnel.Info(s.log, "detached stream ended", "kind", over.kind, "error", why)
 			over.End(why)
 			continue
 		}
@@ -415,6 +416,7 @@ func (s *streams) mind() {
 // overLimitLocked picks the stream that must end for the limits, and marks it; some: streams are detached.
 func (s *streams) overLimitLocked() (over *stream, why error, some bool) {
 	var session, holder *stream // that have waited longest
+	var control *stream         // that has nothing to wait for
 	sessions, held := 0, 0
 	for _, st := range s.byID {
 		if st.detached.IsZero() || st.ending {
@@ -425,12 +427,17 @@ func (s *streams) overLimitLocked() (over *stream, why error, some bool) {
 			sessions++
 			session = longest(session, st)
 		}
+		if st.kind == wire.KindControl && time.Since(st.detached) > controlIdle && !s.connectedLocked(st.from) {
+			control = st
+		}
 		if n := st.Buffered(); n > 0 {
 			held += n
 			holder = longest(holder, st)
 		}
 	}
 	switch {
+	case control != nil:
+		over, why = control, errIdleControl
 	case sessions > maxDetached:
 		over, why = session, fmt.Errorf("more than %d sessions wait for a tunnel", maxDetached)
 	case held > maxDetachedBytes:
@@ -440,6 +447,16 @@ func (s *streams) overLimitLocked() (over *stream, why error, some bool) {
 	}
 	over.ending = true
 	return over, why, true
+}
+
+// connectedLocked tells whether somebody who came by the hub is connected end to end.
+func (s *streams) connectedLocked(from entry) bool {
+	for _, st := range s.byID {
+		if st.kind == wire.KindEndToEnd && st.from == from {
+			return true
+		}
+	}
+	return false
 }
 
 // longest is the one of two that has been detached longer.
