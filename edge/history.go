@@ -1,7 +1,6 @@
 package edge
 
 import (
-	"slices"
 	"sync"
 	"time"
 
@@ -22,9 +21,9 @@ const (
 // monotonic, for a device's clock may be stepped meanwhile. The zero value is empty. Safe for concurrent use.
 type history struct {
 	mu     sync.Mutex
-	events []happened // oldest first, at most historySize
-	added  uint64     // events ever added
-	told   []toldHub  // the most recent last, at most historyHubs
+	events []*happened // oldest first, at most historySize
+	added  uint64      // events ever added
+	told   []toldHub   // in the order in which they were met, at most historyHubs
 }
 
 type happened struct {
@@ -46,7 +45,7 @@ func (h *history) add(ev wire.ConnEvent) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if n := len(h.events); n > 0 {
-		last := &h.events[n-1]
+		last := h.events[n-1]
 		same := last.Kind == ev.Kind && last.Hub == ev.Hub && last.Carrier == ev.Carrier && last.Code == ev.Code
 		if same && ev.Kind != wire.EventRegistered && !h.wasToldLocked(last.number) {
 			last.last, last.Text = now, ev.Text
@@ -55,11 +54,11 @@ func (h *history) add(ev wire.ConnEvent) {
 		}
 	}
 	if len(h.events) == historySize {
-		h.events = slices.Delete(h.events, 0, 1)
+		h.events = append(h.events[:0], h.events[1:]...)
 	}
 	ev.Times = 1
 	h.added++
-	h.events = append(h.events, happened{ev, now, now, h.added})
+	h.events = append(h.events, &happened{ev, now, now, h.added})
 }
 
 // wasToldLocked reports whether any hub has got the event: what it got is not changed any more.
@@ -85,8 +84,9 @@ func (h *history) since(number uint64, now time.Time) ([]wire.ConnEvent, uint64)
 	var out []wire.ConnEvent
 	for _, e := range h.events {
 		if e.number > number {
-			e.Ago, e.Lasted = now.Sub(e.first), e.last.Sub(e.first)
-			out = append(out, e.ConnEvent)
+			ev := e.ConnEvent
+			ev.Ago, ev.Lasted = now.Sub(e.first), e.last.Sub(e.first)
+			out = append(out, ev)
 		}
 	}
 	return out, h.added
@@ -107,9 +107,14 @@ func (h *history) toldTo(hub wire.Incarnation) uint64 {
 func (h *history) tell(hub wire.Incarnation, number uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.told = slices.DeleteFunc(h.told, func(t toldHub) bool { return t.hub == hub })
+	for i := range h.told {
+		if h.told[i].hub == hub {
+			h.told[i].number = number
+			return
+		}
+	}
 	if len(h.told) == historyHubs {
-		h.told = slices.Delete(h.told, 0, 1)
+		h.told = append(h.told[:0], h.told[1:]...)
 	}
 	h.told = append(h.told, toldHub{hub, number})
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"slices"
 	"sync"
 	"time"
 
@@ -73,12 +72,12 @@ type natNetwork struct {
 func (n *natLearner) at(id string) *natNetwork {
 	for i, w := range n.networks {
 		if w.id == id {
-			n.networks = append(slices.Delete(n.networks, i, i+1), w)
+			n.networks = append(append(n.networks[:i], n.networks[i+1:]...), w)
 			return w
 		}
 	}
 	if len(n.networks) == natNetworks {
-		n.networks = slices.Delete(n.networks, 0, 1)
+		n.networks = append(n.networks[:0], n.networks[1:]...)
 	}
 	w := &natNetwork{id: id, tcp: tcpStart}
 	n.networks = append(n.networks, w)

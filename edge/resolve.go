@@ -136,9 +136,7 @@ func (r *resolver) addresses(ctx context.Context, host string) ([]netip.Addr, er
 				break
 			}
 		}
-		sorted := slices.Clone(ips[:min(len(ips), maxHostAddresses)])
-		slices.SortFunc(sorted, netip.Addr.Compare) // DNS rotates them: another order is no change
-		r.last[host] = sorted
+		r.last[host] = sortedAddresses(ips)
 		r.mu.Unlock()
 		return ips, nil
 	}
@@ -150,6 +148,19 @@ func (r *resolver) addresses(ctx context.Context, host string) ([]netip.Addr, er
 		return last, nil
 	}
 	return nil, err
+}
+
+// sortedAddresses is a sorted copy, at most maxHostAddresses: DNS rotates them, and another order is no change. (By hand: package slices' sort of this type
+// costs 9 kB.)
+func sortedAddresses(ips []netip.Addr) []netip.Addr {
+	var out []netip.Addr
+	for _, ip := range ips[:min(len(ips), maxHostAddresses)] {
+		out = append(out, ip)
+		for i := len(out) - 1; i > 0 && out[i].Less(out[i-1]); i-- {
+			out[i], out[i-1] = out[i-1], out[i]
+		}
+	}
+	return out
 }
 
 // save writes what is remembered, if it changed and the last write is long enough ago: flash is not for addresses that flap.
