@@ -6,6 +6,8 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"slices"
+	"sync"
 	"time"
 
 	"hawser/auth/ca"
@@ -100,7 +102,49 @@ func (h *Hub) openRoute(ctx context.Context, device wire.UUID, r registry.Route,
 	if err != nil {
 		return nil, fmt.Errorf("by hub %s: %w", r.Hub, err)
 	}
-	return in, nil
+	away := &awayStream{Stream: in, ended: make(chan struct{})}
+	h.tunnels.spawn(func() { h.watchRoute(away, device, r) })
+	return away, nil
+}
+
+// awayStream is a stream for a device at another hub.
+type awayStream struct {
+	tunnel.Stream
+	once  sync.Once
+	ended chan struct{}
+}
+
+func (s *awayStream) end() { s.once.Do(func() { close(s.ended) }) }
+
+func (s *awayStream) Close() error {
+	defer s.end()
+	return s.Stream.Close()
+}
+
+func (s *awayStream) Reset(code wire.StreamCode) {
+	defer s.end()
+	s.Stream.Reset(code)
+}
+
+// watchRoute ends a stream whose way is no more. When the other hub died, the device, which knows at once, has moved before the
+// heartbeats between the hubs are missed.
+func (h *Hub) watchRoute(s *awayStream, device wire.UUID, r registry.Route) {
+	for {
+		changed := h.registry.Changed(device)
+		if !slices.ContainsFunc(h.registry.Routes(device), func(x registry.Route) bool {
+			return x.Hub == r.Hub && x.Slot == r.Slot && x.Incarnation == r.Incarnation
+		}) {
+			s.Reset(wire.StreamCancelled)
+			return
+		}
+		select {
+		case <-changed:
+		case <-s.ended:
+			return
+		case <-h.mesh.Done(): // and with it the stream
+			return
+		}
+	}
 }
 
 // deviceTLS admits that device and nobody else. What was wrong with another is told in wrong.

@@ -177,6 +177,36 @@ func TestTheNextWayIsTakenWhenOneFails(t *testing.T) {
 	}
 }
 
+// The home hub is dead, which the entry hub does not know yet; the device does, and has registered elsewhere.
+func TestAStreamEndsWhenItsDeviceMoved(t *testing.T) {
+	a, hubs, key := newClusterOf(t, 2)
+	e := a.edge(t, key, testUUID, time.Hour)
+	c, ch := e.dial(t, hubs[0], tunnel.CarrierQUIC)
+	e.register(t, c, ch, testUUID, 1)
+	receive[*wire.Ack](t, c)
+	known(t, hubs[1], hubs[0].auth.UUID())
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	edge := make(chan error, 1)
+	go func() { edge <- serveInner(ctx, c, e.tls(), hubs[1].auth.UUID()) }()
+	s, err := (&backend{hubs[1]}).OpenStream(ctx, testUUID, &wire.Attach{Kind: wire.KindForward, ID: wire.NewStreamID()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := s.Write([]byte("x")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(s, make([]byte, 1)); err != nil {
+		t.Fatal(err)
+	}
+	// Straight into the table: no word of the first hub's comes before.
+	hubs[1].registry.Withdraw(hubs[0].auth.UUID(), &wire.Withdraw{UUID: testUUID, Incarnation: wire.Incarnation{1}, Counter: 1})
+	if _, err := s.Read(make([]byte, 1)); err == nil || ctx.Err() != nil {
+		t.Errorf("read: %v", err)
+	}
+	<-edge
+}
+
 // A device's certificate, or a hub's of no list, opens no peer connection.
 func TestOnlyHubsArePeers(t *testing.T) {
 	a, hubs, key := newClusterOf(t, 1)

@@ -109,6 +109,7 @@ type Mesh struct {
 	// tunnel ends, and the link must not wait for that.
 	relays sync.WaitGroup
 	links  sync.WaitGroup // connections this hub dialled
+	done   chan struct{}
 
 	mu    sync.Mutex
 	peers map[wire.UUID]*peer
@@ -117,11 +118,12 @@ type Mesh struct {
 // New starts nothing.
 func New(c Config) *Mesh {
 	c.Timing.setDefaults()
-	return &Mesh{c: c, peers: make(map[wire.UUID]*peer)}
+	return &Mesh{c: c, peers: make(map[wire.UUID]*peer), done: make(chan struct{})}
 }
 
 // Run keeps the connections until ctx ends; then it tells the other hubs, and returns when all it started has ended.
 func (m *Mesh) Run(ctx context.Context) {
+	defer close(m.done)
 	var wg sync.WaitGroup
 	wg.Go(func() { m.accept(ctx, &wg) })
 	for ctx.Err() == nil {
@@ -139,6 +141,9 @@ func (m *Mesh) Run(ctx context.Context) {
 		p.timer.Stop()
 	}
 }
+
+// Done is closed when Run has returned.
+func (m *Mesh) Done() <-chan struct{} { return m.done }
 
 func (m *Mesh) all() []*peer {
 	m.mu.Lock()
