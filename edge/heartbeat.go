@@ -241,18 +241,17 @@ func (l *link) heartbeat(ctx context.Context) error {
 	var shifted bool // our own address is another since the last answer
 	mover, _ := l.conn.(tunnel.Mover)
 	moves := make(chan error, 1)
-	var tried time.Time // the last move; zero: none since all was well
-	moving := false
+	var tried time.Time             // the last move; zero: none since all was well
+	var stopMove context.CancelFunc // of the one at work; nil: none
 	move := func(now time.Time) {
-		if mover == nil || moving {
+		if mover == nil || stopMove != nil {
 			return
 		}
-		moving, tried = true, now
-		limit := min(max(moveTimeout, 3*b.rtt), maxPatience)
-		l.goDo("move", func(ctx context.Context) error {
-			ctx, cancel := context.WithTimeout(ctx, limit)
-			defer cancel()
-			moves <- mover.Migrate(ctx)
+		var mctx context.Context
+		mctx, stopMove = context.WithTimeout(ctx, min(max(moveTimeout, 3*b.rtt), maxPatience))
+		tried = now
+		l.goDo("move", func(context.Context) error {
+			moves <- mover.Migrate(mctx) // room for one, and there is one at a time
 			return nil
 		})
 	}
@@ -325,8 +324,12 @@ func (l *link) heartbeat(ctx context.Context) error {
 			b.doubt()
 			shifted = true
 			tried = time.Time{}
+			if stopMove != nil {
+				stopMove() // it probes from where we were
+			}
 		case err := <-moves:
-			moving = false
+			stopMove()
+			stopMove = nil
 			if err == nil {
 				b.ask, shifted = true, true
 				tunnel.Info(l.a.log, "tunnel moved to another path", "hub", l.challenge.HubName)
