@@ -537,3 +537,25 @@ func (s *tampered) Write(b []byte) (int, error) {
 	}
 	return s.Stream.Write(b)
 }
+
+// What a stream between hubs may begin with is read before anything is known of it.
+func FuzzHead(f *testing.F) {
+	good := wire.Attach{Kind: wire.KindSession, EntryHub: wire.UUID{1}, InnerTLS: true}.Append(wire.PeerOpen{Device: wire.UUID{2}, Slot: 1}.Append(nil))
+	f.Add(good)
+	f.Add(good[:20])
+	f.Add(append([]byte{0, 68, 0, 0, 0xFF, 0xFF}, good...))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := bytes.NewReader(b)
+		open, attach, raw, err := readHead(r)
+		if err != nil {
+			return
+		}
+		if len(raw) > maxHead || len(b)-r.Len() > 2*maxHead {
+			t.Errorf("read %d bytes", len(b)-r.Len())
+		}
+		if again, err := wire.DecodeAttach(raw); err != nil || again.ID != attach.ID {
+			t.Errorf("what is passed on is not what was judged: %v", err)
+		}
+		_ = open
+	})
+}

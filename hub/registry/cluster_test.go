@@ -182,6 +182,22 @@ func TestSilentTunnelsAreTheLastChoice(t *testing.T) {
 	}
 }
 
+func TestAForgottenDeviceIsTakenBack(t *testing.T) {
+	var r Registry
+	a := reg(run1, 0, 1)
+	accept(t, &r, a)
+	feed := r.Feed()
+	feed.Next(10)
+	if got := r.Forget(gw); len(got) != 1 || got[0] != a {
+		t.Fatalf("to be closed: %v", got)
+	}
+	<-feed.Wake()
+	say, more := feed.Next(10)
+	if w, ok := say[0].(wire.Withdraw); !ok || len(say) != 1 || more || w.Counter != 1 {
+		t.Errorf("said %v", say)
+	}
+}
+
 func TestWaitersAreBounded(t *testing.T) {
 	var r Registry
 	first := r.Changed(wire.UUID{1})

@@ -514,6 +514,9 @@ func (r *Registry) Forget(id wire.UUID) (displaced []*Tunnel) {
 		displaced = append(displaced, d.clear(slot)...)
 	}
 	delete(r.devices, id)
+	for f := range r.feeds {
+		f.farewellLocked(d.say(id, nil))
+	}
 	r.wakeLocked(id)
 	return displaced
 }

@@ -138,8 +138,12 @@ func (r *Registry) feedLocked(id wire.UUID) {
 type Feed struct {
 	r     *Registry
 	wake  chan struct{}
-	dirty map[wire.UUID]struct{} // guarded by r.mu
+	dirty map[wire.UUID]struct{} // guarded by r.mu, as is bye
+	bye   []wire.Message         // of devices that were forgotten
 }
+
+// maxFarewell messages of forgotten devices wait in a Feed; more are not said, for the other hubs forget these devices as well.
+const maxFarewell = 1024
 
 // Feed starts one; the first things it says are all tunnels here. Close it.
 func (r *Registry) Feed() *Feed {
@@ -176,10 +180,21 @@ func (f *Feed) addLocked(id wire.UUID) {
 	}
 }
 
+func (f *Feed) farewellLocked(say []wire.Message) {
+	if len(say) > 0 && len(f.bye)+len(say) <= maxFarewell {
+		f.bye = append(f.bye, say...)
+		select {
+		case f.wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
 // Next returns what to say of some devices, at most n of them, and whether there is more to say.
 func (f *Feed) Next(n int) (say []wire.Message, more bool) {
 	f.r.mu.Lock()
 	defer f.r.mu.Unlock()
+	say, f.bye = f.bye, nil
 	for id := range f.dirty {
 		if n--; n < 0 {
 			break
