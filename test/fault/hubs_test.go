@@ -68,6 +68,7 @@ func TestASessionOutlivesItsHomeHub(t *testing.T) {
 				default:
 				}
 				h.Launch(t)
+				w.Meshed(t)
 				s.Edge.Stop(t)
 			}()
 			streams := enter(t, s, entry, harness.HubExec, harness.E2EPTY, harness.HubForward)
@@ -103,6 +104,7 @@ func TestNothingIsLeftOfTheEntryHubsSessions(t *testing.T) {
 		if back {
 			time.Sleep(time.Second)
 			w.Hubs[0].Launch(t)
+			w.Meshed(t)
 		}
 		deadline := since.Add(30*time.Second + slack)
 		for len(s.Counters(t)) > 1 && time.Now().Before(deadline) {
@@ -153,6 +155,7 @@ func TestARollingRestartLosesNoSession(t *testing.T) {
 			t.Fatalf("%s has not ended 45 s after SIGTERM", h.Name)
 		}
 		h.Launch(t)
+		w.Meshed(t)
 		flowing(t, streams, time.Now(), 10*time.Second)
 	}
 	time.Sleep(time.Second)

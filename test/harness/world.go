@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -76,6 +77,7 @@ func NewWorld(t testing.TB, n int) *World {
 		w.AddHub(t, k+1)
 	}
 	w.WriteConfig(t)
+	w.Meshed(t)
 	return w
 }
 
@@ -179,7 +181,7 @@ func (w *World) newHub(t testing.TB, name, ns, addr string) *HubHost {
 	return h
 }
 
-// Launch starts the hub, anew if it ran before, and waits until auth calls it online.
+// Launch starts the hub, anew if it ran before, and waits until it is ready and auth calls it online.
 func (h *HubHost) Launch(t testing.TB) {
 	t.Helper()
 	h.Run(t)
@@ -188,6 +190,10 @@ func (h *HubHost) Launch(t testing.TB) {
 		case <-h.Done():
 			t.Fatalf("%s ended: %v\n%s", h.Name, h.Err(), h.Output())
 		default:
+		}
+		// After a kill auth may take the old one for this one.
+		if !strings.Contains(h.Output(), "hub ready") {
+			return false
 		}
 		for line := range strings.Lines(string(h.w.Hawser(t, "status").Stdout)) {
 			if f := strings.Fields(line); len(f) > 2 && f[0] == "hub" && f[1] == h.Name && f[2] == "online" {
@@ -205,6 +211,51 @@ func (h *HubHost) Run(t testing.TB) {
 	h.Process = h.w.in(t, h.NS, h.env, append(args, h.args...)...)
 	// What SIGTERM does is tested for itself; a drain at every test's end would take its time.
 	t.Cleanup(h.Process.Kill)
+}
+
+// Meshed waits until every running hub is connected to each of the other running ones.
+func (w *World) Meshed(t testing.TB) {
+	t.Helper()
+	running := func() (names []string) {
+		for _, h := range w.Hubs {
+			select {
+			case <-h.Done():
+			default:
+				names = append(names, h.Name)
+			}
+		}
+		return names
+	}
+	Eventually(t, 30*time.Second, "the hubs are connected to each other", func() bool {
+		up := running()
+		for _, h := range w.Hubs {
+			if !slices.Contains(up, h.Name) {
+				continue
+			}
+			r := Run(t, nil, Program(t, "hawser-hub"), "status", "--data", h.Data(), "-o", "json")
+			var st struct {
+				Live struct {
+					Hubs []struct {
+						Name  string `json:"name"`
+						State string `json:"state"`
+					} `json:"hubs"`
+				} `json:"live"`
+			}
+			if r.Code != 0 || json.Unmarshal(r.Stdout, &st) != nil {
+				return false
+			}
+			n := 0
+			for _, p := range st.Live.Hubs {
+				if p.State == "up" {
+					n++
+				}
+			}
+			if n < len(up)-1 {
+				return false
+			}
+		}
+		return true
+	})
 }
 
 // Data is the hub's state directory.
