@@ -30,8 +30,10 @@ type beater struct {
 	sent  time.Time     // the last; zero: none
 	early time.Duration // how much before its time the next idle one goes
 	quiet int           // heartbeats since the last that wanted an answer
-	said  bool          // the last one said that none is due
-	ask   bool          // send one now and have it answered
+	// promised is the interval that the last one told.
+	promised time.Duration
+	said     bool // the last one said that none is due
+	ask      bool // send one now and have it answered
 
 	wanted  uint32    // the oldest unanswered heartbeat that wanted an answer; 0: none
 	asked   time.Time // when it was sent
@@ -84,7 +86,8 @@ func (b *beater) due(p pace) (at time.Time, ok bool) {
 	case b.kernel:
 		return b.sent.Add(heartbeatRetry), true
 	}
-	return b.sent.Add(b.unused() - b.early), true
+	// What the last one promised holds, or the hub takes a longer interval for silence.
+	return b.sent.Add(min(b.unused()-b.early, b.promised)), true
 }
 
 // beat returns the heartbeat to send now, if one is due.
@@ -102,6 +105,7 @@ func (b *beater) beat(now time.Time, p pace, random func(int64) int64) (h wire.H
 	h = wire.Heartbeat{Seq: b.seq}
 	if !last {
 		h.Interval = b.interval(p)
+		b.promised = h.Interval
 		b.quiet++
 		want = want || b.quiet >= answerEvery
 	}

@@ -272,12 +272,42 @@ func TestAnIdleTunnelBeatsAsItsNATWants(t *testing.T) {
 	} {
 		b := beater{idle: tt.wish, nat: tt.nat}
 		h, ok := b.beat(now, paceIdle, func(int64) int64 { return 0 })
-		at, _ := (&beater{idle: tt.wish, nat: tt.nat, sent: now}).due(paceIdle)
+		b.early = 0
+		b.answered(now, &wire.HeartbeatAnswer{Seq: h.Seq})
+		at, _ := b.due(paceIdle)
 		if !ok || h.Interval != tt.want || at.Sub(now) != tt.want {
 			t.Errorf("wish %s, NAT %s: told %s, due after %s, want %s", tt.wish, tt.nat, h.Interval, at.Sub(now), tt.want)
 		}
 		if got := b.interval(paceLively); got > livelyHeartbeat {
 			t.Errorf("with people at work %s", got)
 		}
+	}
+}
+
+// A hub counts by the interval the last heartbeat told: one that grows is told before it is used.
+func TestALongerIntervalIsToldBeforeItIsUsed(t *testing.T) {
+	now := time.Now()
+	b := beater{idle: defaultHeartbeat, nat: defaultHeartbeat}
+	none := func(int64) int64 { return 0 }
+	var told time.Duration
+	var sent time.Time
+	for i, step := range []struct {
+		p   pace
+		nat time.Duration
+	}{{paceIdle, defaultHeartbeat}, {paceIdle, natMax}, {paceIdle, natMax}, {paceLively, natMax}, {paceIdle, natMax}, {paceIdle, natMax}, {paceIdle, natMin}, {paceIdle, natMax}} {
+		b.nat = step.nat
+		at, ok := b.due(step.p)
+		if !ok || i > 0 && at.Sub(sent) > told {
+			t.Errorf("step %d: due %s after the last, which told %s", i, at.Sub(sent), told)
+		}
+		if i > 0 {
+			now = at
+		}
+		h, ok := b.beat(now, step.p, none)
+		if !ok {
+			t.Fatalf("step %d: no beat when it was due", i)
+		}
+		b.answered(now, &wire.HeartbeatAnswer{Seq: h.Seq})
+		told, sent = h.Interval, now
 	}
 }
