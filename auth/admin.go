@@ -408,6 +408,9 @@ func (s adminService) ListSessions(ctx context.Context, _ *connect.Request[api.L
 		if !sess.detached.IsZero() {
 			out.DetachedSinceUnixNano = sess.detached.UnixNano()
 		}
+		if up, seen := s.hubs.up(sess.hub); !up && !seen.IsZero() {
+			out.HubGoneSinceUnixNano = seen.UnixNano()
+		}
 		if sess.device != nil {
 			out.Device, out.DeviceUuid = sess.device.Name, sess.device.UUID
 		}

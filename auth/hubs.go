@@ -260,6 +260,21 @@ func (t *hubTable) reportSessions(hub string, full bool, list []*session, now ti
 	return begun, ended, true
 }
 
+// expire drops and returns the sessions of hubs that have been gone for too long.
+func (t *hubTable) expire(now time.Time) []*session {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var ended []*session
+	for _, s := range t.sessions {
+		// One may ask for sessions before its Watch is open.
+		if t.watches[s.hub] == nil && now.Sub(t.seen[s.hub]) > orphanLife && now.Sub(s.admitted) > orphanLife {
+			ended = append(ended, s)
+			t.dropLocked(s)
+		}
+	}
+	return ended
+}
+
 // live reports whether a hub has the session, as far as is known.
 func (t *hubTable) live(id [16]byte) bool {
 	t.mu.Lock()

@@ -61,6 +61,7 @@ const (
 	releasedLife = time.Minute // a report of a session that was released may be this late
 	maxReleased  = 1 << 16     // released sessions remembered for it
 
+	orphanLife   = time.Minute     // sessions of a hub that is gone are listed for so long; one that comes back tells them again
 	claimGrace   = time.Minute     // a session younger than this is kept though its hub's Watch does not name it
 	shutdownTime = 3 * time.Second // for calls in progress when Run ends
 )

@@ -626,3 +626,45 @@ func TestDeviceThatWasOnlineWhenTheServiceStoppedWasSeenThen(t *testing.T) {
 		t.Errorf("seen %d, stopped %d: %v", got.LastSeenUnix, stopped, got)
 	}
 }
+
+func TestSessionAdmittedBeforeTheWatchIsOpenIsKept(t *testing.T) {
+	b := start(t)
+	h := b.hub(t)
+	b.device(t, h, "gw")
+	h.admit(t, request(b.user(t, "ann", "operator"), "gw", "root"))
+	if got := b.hubs.expire(b.cfg.Now().Add(orphanLife / 2)); len(got) != 0 {
+		t.Error("ended")
+	}
+}
+
+func TestSessionsOfAHubThatIsGoneAreNotCalledLiveForLong(t *testing.T) {
+	b := start(t)
+	h := b.hub(t)
+	down := h.up(t, &api.WatchRequest{}, nil)
+	b.device(t, h, "gw")
+	r := request(b.user(t, "ann", "operator"), "gw", "root")
+	h.admit(t, r)
+	if list := sessionStates(t, b); len(list) != 1 || list[0].HubGoneSinceUnixNano != 0 {
+		t.Fatalf("while it is up: %v", list)
+	}
+	if got := b.hubs.expire(b.cfg.Now()); len(got) != 0 {
+		t.Error("ended while its hub was there")
+	}
+	down()
+	await(t, "the hub is gone", func() bool { list := sessionStates(t, b); return len(list) == 1 && list[0].HubGoneSinceUnixNano != 0 })
+	if got := b.hubs.expire(b.cfg.Now()); len(got) != 0 {
+		t.Error("ended at once")
+	}
+	if got := b.hubs.expire(b.cfg.Now().Add(orphanLife + time.Second)); len(got) != 1 || len(sessionStates(t, b)) != 0 {
+		t.Errorf("ended %d", len(got))
+	}
+	// It was only auth that the hub had lost.
+	h.up(t, &api.WatchRequest{Sessions: [][]byte{r.SessionId}}, nil)
+	state := &api.SessionState{Id: r.SessionId, ConnectionId: r.ConnectionId, Kind: api.Kind_KIND_SESSION, User: "ann"}
+	if _, err := h.Hub.ReportSessions(t.Context(), connect.NewRequest(&api.ReportSessionsRequest{Full: true, Sessions: []*api.SessionState{state}})); err != nil {
+		t.Fatal(err)
+	}
+	if list := sessionStates(t, b); len(list) != 1 || list[0].HubGoneSinceUnixNano != 0 {
+		t.Errorf("told again: %v", list)
+	}
+}

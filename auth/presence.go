@@ -252,14 +252,17 @@ func (s *Server) loadLastSeen(ctx context.Context) error {
 	}
 }
 
-// saveLastSeen writes what changed, until ctx ends.
-func (s *Server) saveLastSeen(ctx context.Context) {
+// sweep writes where devices were last, and ends the sessions of hubs that do not come back, until ctx ends.
+func (s *Server) sweep(ctx context.Context) {
 	tick := time.NewTicker(saveEvery)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
 			s.saveLastSeenNow(ctx, saveDevice)
+			for _, sess := range s.hubs.expire(s.cfg.Now()) {
+				s.recordEnd(sess, "its hub is gone", nil)
+			}
 		case <-ctx.Done():
 			return
 		}

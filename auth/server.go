@@ -167,7 +167,7 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		}
 	})
 	wg.Go(func() { s.keepHubList(ctx) })
-	wg.Go(func() { s.saveLastSeen(ctx) })
+	wg.Go(func() { s.sweep(ctx) })
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)

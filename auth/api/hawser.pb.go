@@ -5585,8 +5585,11 @@ type Session struct {
 	StartUnixNano         int64                  `protobuf:"varint,13,opt,name=start_unix_nano,json=startUnixNano,proto3" json:"start_unix_nano,omitempty"`
 	Recorded              bool                   `protobuf:"varint,14,opt,name=recorded,proto3" json:"recorded,omitempty"`
 	DetachedSinceUnixNano int64                  `protobuf:"varint,15,opt,name=detached_since_unix_nano,json=detachedSinceUnixNano,proto3" json:"detached_since_unix_nano,omitempty"` // 0: attached
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// Since when auth has not heard of the hub, which may have taken the session
+	// with it or not; 0: it is there.
+	HubGoneSinceUnixNano int64 `protobuf:"varint,16,opt,name=hub_gone_since_unix_nano,json=hubGoneSinceUnixNano,proto3" json:"hub_gone_since_unix_nano,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *Session) Reset() {
@@ -5720,6 +5723,13 @@ func (x *Session) GetRecorded() bool {
 func (x *Session) GetDetachedSinceUnixNano() int64 {
 	if x != nil {
 		return x.DetachedSinceUnixNano
+	}
+	return 0
+}
+
+func (x *Session) GetHubGoneSinceUnixNano() int64 {
+	if x != nil {
+		return x.HubGoneSinceUnixNano
 	}
 	return 0
 }
@@ -6253,7 +6263,7 @@ const file_hawser_proto_rawDesc = "" +
 	"\x06chunks\x18\x02 \x03(\v2\x10.hawser.v1.ChunkR\x06chunks\"\x15\n" +
 	"\x13ListSessionsRequest\"F\n" +
 	"\x14ListSessionsResponse\x12.\n" +
-	"\bsessions\x18\x01 \x03(\v2\x12.hawser.v1.SessionR\bsessions\"\xb1\x03\n" +
+	"\bsessions\x18\x01 \x03(\v2\x12.hawser.v1.SessionR\bsessions\"\xe9\x03\n" +
 	"\aSession\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12#\n" +
 	"\rconnection_id\x18\x02 \x01(\fR\fconnectionId\x12\x12\n" +
@@ -6271,7 +6281,8 @@ const file_hawser_proto_rawDesc = "" +
 	"\x03hub\x18\f \x01(\tR\x03hub\x12&\n" +
 	"\x0fstart_unix_nano\x18\r \x01(\x03R\rstartUnixNano\x12\x1a\n" +
 	"\brecorded\x18\x0e \x01(\bR\brecorded\x127\n" +
-	"\x18detached_since_unix_nano\x18\x0f \x01(\x03R\x15detachedSinceUnixNano\"<\n" +
+	"\x18detached_since_unix_nano\x18\x0f \x01(\x03R\x15detachedSinceUnixNano\x126\n" +
+	"\x18hub_gone_since_unix_nano\x18\x10 \x01(\x03R\x14hubGoneSinceUnixNano\"<\n" +
 	"\x12KillSessionRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"%\n" +

@@ -147,11 +147,12 @@ func TestSessionsSayWhetherTheyAreDetached(t *testing.T) {
 		{Id: []byte("0123456789abcdef"), User: "ann", Device: "gw", Kind: "session", StartUnixNano: noon.UnixNano(), Hub: "hub-1"},
 		{Id: []byte("fedcba9876543210"), User: "bob", Device: "gw", Kind: "session", StartUnixNano: noon.UnixNano(), DetachedSinceUnixNano: noon.Add(-12400 * time.Millisecond).UnixNano()},
 	}
+	lost := &api.Session{Id: []byte("0000000000000000"), HubGoneSinceUnixNano: noon.Add(-70 * time.Second).UnixNano(), DetachedSinceUnixNano: 1}
 	var out bytes.Buffer
-	if err := printSessions(&out, formatTable, list, noon); err != nil {
+	if err := printSessions(&out, formatTable, append(list, lost), noon); err != nil {
 		t.Fatal(err)
 	}
-	if s := out.String(); !strings.Contains(s, "STATE") || !strings.Contains(s, "  attached ") || !strings.Contains(s, "  detached 12s ") {
+	if s := out.String(); !strings.Contains(s, "STATE") || !strings.Contains(s, "  attached ") || !strings.Contains(s, "  detached 12s ") || !strings.Contains(s, "  hub gone 1m10s ") {
 		t.Errorf("got\n%s", s)
 	}
 	out.Reset()

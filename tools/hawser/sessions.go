@@ -51,7 +51,7 @@ type sessionView struct {
 	From       string  `json:"from" yaml:"from"`
 	Hub        string  `json:"hub" yaml:"hub"`
 	Start      string  `json:"start" yaml:"start"`
-	State      string  `json:"state" yaml:"state"` // attached or detached
+	State      string  `json:"state" yaml:"state"` // attached, detached or, where auth has lost its hub and so cannot know, hub-gone
 	Detached   float64 `json:"detached_seconds,omitempty" yaml:"detached_seconds,omitempty"`
 	Recorded   bool    `json:"recorded" yaml:"recorded"`
 }
@@ -70,6 +70,10 @@ func printSessions(out io.Writer, format string, list []*api.Session, now time.T
 			d := max(0, now.Sub(time.Unix(0, s.DetachedSinceUnixNano)))
 			v.State, v.Detached = "detached", d.Seconds()
 			state = "detached " + d.Truncate(time.Second).String()
+		}
+		if s.HubGoneSinceUnixNano != 0 {
+			v.State = "hub-gone"
+			state = "hub gone " + max(0, now.Sub(time.Unix(0, s.HubGoneSinceUnixNano))).Truncate(time.Second).String()
 		}
 		if s.Recorded {
 			recorded = "yes"
