@@ -94,6 +94,9 @@ func diagnoseState(path string) (*identity.Credentials, error) {
 	}
 	probe, err := os.CreateTemp(path, ".doctor-*")
 	if err != nil {
+		if unwritable(err) {
+			return nil, fmt.Errorf("%w; an agent goes on from memory, and forgets at its end what it learns", err)
+		}
 		return nil, fmt.Errorf("%w; an agent must be able to write here", err)
 	}
 	probe.Close()
@@ -166,18 +169,18 @@ func diagnoseCarrier(ctx context.Context, creds *identity.Credentials, found []r
 	}
 	a := &Agent{machine: readMachine(), clock: newClock(time.Now, build), proxy: p}
 	start := time.Now()
-	r, late, err := race(ctx, plan(found, carrier), 0, func(ctx context.Context, at attempt) (string, error) {
+	r, late, err := race(ctx, plan(found, carrier), 0, func(ctx context.Context, at attempt) (*wire.Challenge, error) {
 		conn, err := a.dial(ctx, at, clientTLS(creds.TLSCertificate(), func(cs tls.ConnectionState) error { return a.verifyHub(cs, trust) }, tunnel.ALPN))
 		if err != nil {
-			return "", err
+			return nil, err
 		}
 		defer conn.CloseWithError(wire.CloseNormal, "doctor")
 		challenge, err := receiveAs[*wire.Challenge](ctx, conn, "challenge")
 		if err != nil {
-			return "", err
+			return nil, err
 		}
-		return challenge.HubName, a.checkChallenge(conn, challenge, creds.Cluster)
-	}, func(string) {})
+		return challenge, a.checkChallenge(conn, challenge, creds.Cluster)
+	}, func(*wire.Challenge) {}) // a pointer, as for the others: one race less in the program
 	<-late
 	if err != nil {
 		kind, why := classify(err)
@@ -187,6 +190,6 @@ func diagnoseCarrier(ctx context.Context, creds *identity.Credentials, found []r
 		}
 		return c
 	}
-	c.Text = fmt.Sprintf("hub %s by %s in %d ms", r.value, r.attempt, time.Since(start).Milliseconds())
+	c.Text = fmt.Sprintf("hub %s by %s in %d ms", r.value.HubName, r.attempt, time.Since(start).Milliseconds())
 	return c
 }
