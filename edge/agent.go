@@ -132,6 +132,9 @@ func (a *Agent) Join(ctx context.Context) error {
 		return err
 	}
 	defer closeState()
+	if err := a.state.inMemory(); err != nil && !a.state.joined() {
+		return fmt.Errorf("state directory: %w; what a join brings could not be kept: the token was not used", err)
+	}
 	return a.join(ctx)
 }
 

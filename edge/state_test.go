@@ -8,6 +8,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"hawser/tunnel/identity"
 )
@@ -79,6 +80,24 @@ func TestAnIdentityOnAReadOnlyFlashIsRead(t *testing.T) {
 	defer st.close()
 	if string(st.get().Key) != key {
 		t.Error("another key than the stored one")
+	}
+}
+
+func TestATokenIsNotSpentOnAJoinThatCannotBeKept(t *testing.T) {
+	h := newTestHub(t)
+	dir := readOnly(t, func(string) {})
+	a, err := New(Config{State: dir, Token: h.token("edge")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.Join(t.Context()); !errors.Is(err, syscall.EROFS) || h.joins != 0 {
+		t.Errorf("%v, %d joins", err, h.joins)
+	}
+	// To run is another matter: it serves until it ends.
+	b, _ := h.start(Config{State: dir, Token: h.token("edge"), Name: "gw-1"})
+	h.next()
+	if list := b.history.list(time.Now()); !strings.Contains(list[0].Text, "from memory") {
+		t.Errorf("%+v", list)
 	}
 }
 
