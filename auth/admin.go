@@ -407,6 +407,11 @@ func (s adminService) ListSessions(ctx context.Context, _ *connect.Request[api.L
 		}
 		if !sess.detached.IsZero() {
 			out.DetachedSinceUnixNano = sess.detached.UnixNano()
+		} else if sess.device != nil {
+			// Its stream may stand on a tunnel whose other end has fallen silent: nothing is heard of the device.
+			if _, last, online := s.hubs.device(sess.device.UUID); !online && !last.At.IsZero() {
+				out.DetachedSinceUnixNano = last.At.UnixNano()
+			}
 		}
 		if up, seen := s.hubs.up(sess.hub); !up && !seen.IsZero() {
 			out.HubGoneSinceUnixNano = seen.UnixNano()

@@ -668,3 +668,20 @@ func TestSessionsOfAHubThatIsGoneAreNotCalledLiveForLong(t *testing.T) {
 		t.Errorf("told again: %v", list)
 	}
 }
+
+func TestSessionOnASilentTunnelIsDetached(t *testing.T) {
+	b := start(t)
+	h := b.hub(t)
+	h.up(t, &api.WatchRequest{}, nil)
+	d, _ := b.device(t, h, "gw")
+	state := &api.DeviceState{Uuid: d.Uuid, Online: true}
+	h.report(t, false, state)
+	h.admit(t, request(b.user(t, "ann", "operator"), "gw", "root"))
+	for _, silent := range []bool{false, true, false} {
+		state.Silent = silent
+		h.report(t, false, state)
+		if got := sessionStates(t, b)[0].DetachedSinceUnixNano != 0; got != silent {
+			t.Errorf("silent %v: detached %v", silent, got)
+		}
+	}
+}
