@@ -31,10 +31,10 @@ func enter(t *testing.T, s *harness.Site, hub int, kinds ...harness.Kind) []*har
 }
 
 // The home hub ends in three ways while the session came in by another, and once with auth away.
-func TestASessionOutlivesItsHomeHub(t *testing.T) {
-	t.Parallel()
+func TestASessionOutlivesItsHomeHub(top *testing.T) {
+	top.Parallel()
 	const hubs = 3
-	w := harness.NewWorld(t, hubs)
+	w := harness.NewWorld(top, hubs)
 	for _, f := range []struct {
 		name, carrier string
 		bound         time.Duration
@@ -55,20 +55,20 @@ func TestASessionOutlivesItsHomeHub(t *testing.T) {
 			h.Kill()
 		}},
 	} {
-		t.Run(f.name+"/"+f.carrier, func(t *testing.T) {
+		top.Run(f.name+"/"+f.carrier, func(t *testing.T) {
 			s := w.AddSite(t, "gw-"+slug(f.name)+"-"+f.carrier)
 			s.StartEdge(t, "HAWSER_CARRIER="+f.carrier)
 			at, entry := home(t, s, hubs)
 			h := w.Hubs[at-1]
 			defer func() {
-				// The rest needs all of them.
+				// The rest needs all of them, beyond this subtest's end.
 				select {
 				case <-w.Auth.Done():
-					w.StartAuth(t)
+					w.StartAuth(top)
 				default:
 				}
-				h.Launch(t)
-				w.Meshed(t)
+				h.Launch(top)
+				w.Meshed(top)
 				s.Edge.Stop(t)
 			}()
 			streams := enter(t, s, entry, harness.HubExec, harness.E2EPTY, harness.HubForward)

@@ -87,7 +87,7 @@ func rebind(t *testing.T, s *harness.Site) time.Time {
 
 func TestASessionOutlivesItsLink(t *testing.T) {
 	t.Parallel()
-	hubs := hubCount()
+	const hubs = 2
 	w := harness.NewWorld(t, hubs)
 	turns := 0
 	for _, f := range linkFaults {
@@ -133,7 +133,7 @@ func slug(s string) string {
 // return in 10 min is all that flapping may cost.
 func TestBackToQUICOnce(t *testing.T) {
 	t.Parallel()
-	hubs := hubCount()
+	const hubs = 2
 	w := harness.NewWorld(t, hubs)
 	s := w.AddSite(t, "gw-flap")
 	s.StartEdge(t, "HAWSER_REPROBE=3s")

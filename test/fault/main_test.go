@@ -152,9 +152,3 @@ func flowing(t *testing.T, streams []*harness.Stream, at time.Time, within time.
 		}
 	}
 }
-
-func hubCount() int {
-	n := 2
-	fmt.Sscan(os.Getenv("H7_HUBS"), &n)
-	return n
-}
