@@ -7,6 +7,7 @@ import (
 	"errors"
 	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -402,10 +403,37 @@ func TestAWrongPinStopsTheJoinBeforeTheSecretLeaves(t *testing.T) {
 }
 
 func TestValidateReportsEveryProblem(t *testing.T) {
-	err := Config{SSHListen: "x", TunnelListen: "y", Public: []string{"a b"}}.Validate()
-	for _, want := range []string{"data", "ssh", "tunnel", "public"} {
+	err := Config{
+		SSHListen: "x", TunnelListen: "y", Public: []string{"a b"}, PublicSSH: []string{""}, Zone: "a b", DrainTimeout: -1, AdmitRate: -1,
+	}.Validate()
+	for _, want := range []string{"data", "ssh", "tunnel", "public:", "public-ssh", "zone", "drain-timeout", "admit-rate"} {
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%s is not in %v", want, err)
 		}
 	}
 }
+
+func TestPublicAddressesMayDifferFromTheBound(t *testing.T) {
+	ssh, tun := net.TCPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:2222")), net.TCPAddrFromAddrPort(netip.MustParseAddrPort("127.0.0.1:8443"))
+	for _, x := range []struct {
+		public, publicSSH []string
+		ssh, tunnels      string
+	}{
+		{nil, nil, "127.0.0.1:2222", "127.0.0.1:8443"},
+		{[]string{"hub.example", "2001:db8::1"}, nil, "hub.example:2222 [2001:db8::1]:2222", "hub.example:8443 [2001:db8::1]:8443"},
+		{[]string{"gate.example:443"}, nil, "gate.example:2222", "gate.example:443"},
+		{[]string{"gate.example:443"}, []string{"gate.example:22", "[2001:db8::2]"}, "gate.example:22 [2001:db8::2]:2222", "gate.example:443"},
+	} {
+		h := &Hub{config: Config{Public: x.public, PublicSSH: x.publicSSH}, ssh: fakeListener{ssh}, tcp: fakeListener{tun}}
+		s, tunnels := h.publicAddresses()
+		if strings.Join(s, " ") != x.ssh || strings.Join(tunnels, " ") != x.tunnels {
+			t.Errorf("%v, %v: ssh %v, tunnels %v", x.public, x.publicSSH, s, tunnels)
+		}
+	}
+}
+
+type fakeListener struct{ addr net.Addr }
+
+func (f fakeListener) Accept() (net.Conn, error) { return nil, net.ErrClosed }
+func (f fakeListener) Close() error              { return nil }
+func (f fakeListener) Addr() net.Addr            { return f.addr }
