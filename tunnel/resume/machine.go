@@ -247,11 +247,11 @@ func (m *Machine) Control(t FrameType, body []byte) error {
 }
 
 func (m *Machine) gotAck(consumed uint64, window uint32) error {
-	if consumed > m.next || consumed+uint64(window) < consumed {
-		return fmt.Errorf("%w: ACK of %d, sent to %d", ErrProtocol, consumed, m.next)
-	}
 	if m.resetOut != nil && !m.resetLate {
 		return nil // nothing is kept
+	}
+	if consumed > m.next || consumed+uint64(window) < consumed {
+		return fmt.Errorf("%w: ACK of %d, sent to %d", ErrProtocol, consumed, m.next)
 	}
 	// An ACK below the last is refused although an attachment keeps order: it would show a peer that lost its place.
 	if consumed < m.acked || consumed+uint64(window) < m.limit {

@@ -110,10 +110,11 @@ func (s *Stream) lost(a *attachment, cause error) {
 	}
 }
 
-// told tells whether an attachment's end shows that the peer took what came before: it ended the attachment itself.
+// told tells whether an attachment's end shows that the peer took what came before: it closed the attachment, and did not reset it, as also
+// a hub between the two can.
 func told(cause error) bool {
 	e, ok := errors.AsType[*tunnel.StreamError](cause)
-	return cause == io.EOF || ok && e.Remote
+	return cause == io.EOF || ok && e.Remote && e.Code == wire.StreamOK
 }
 
 // fail ends the stream because the peer broke the protocol, or refused.

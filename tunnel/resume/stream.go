@@ -57,6 +57,7 @@ type Stream struct {
 	writeDL   deadline
 	closed    bool  // Close was called: nothing is read any more
 	err       error // what Read (after the queue) and Write return; nothing is read or written any more, but perhaps still delivered
+	dropped   bool  // received bytes were: no end of file follows
 	failed    bool  // by a broken protocol or a bug: no attachment can mend it
 	ended     bool  // endLocked has been: all is over
 	overSince time.Time
@@ -235,6 +236,8 @@ func (s *Stream) waitReadLocked() error {
 		switch {
 		case s.closed:
 			return net.ErrClosed
+		case s.dropped:
+			return s.err
 		case s.m.PeerFinished():
 			s.m.ConsumeFin()
 			s.wakeLocked()
@@ -385,6 +388,7 @@ func (s *Stream) Reset(code wire.StreamCode) {
 	}
 	s.m.Reset(code, "")
 	s.err = &ResetError{Code: code}
+	s.dropped = true
 	s.dropQueueLocked()
 	if s.att == nil && s.o.DetachedLife <= 0 {
 		s.endLocked(s.err)
