@@ -96,7 +96,7 @@ func TestNothingIsLeftOfTheEntryHubsSessions(t *testing.T) {
 		mine := enter(t, s, 1, harness.HubExec, harness.HubPTY, harness.E2EExec)
 		other := enter(t, s, 2, harness.HubExec)
 		flowing(t, append(mine, other...), time.Now(), 10*time.Second)
-		if n := len(s.Counters(t)); n != 4 {
+		if n := s.Counters(t); n != 4 {
 			t.Fatalf("%d processes of sessions on the device, want 4", n)
 		}
 		since := time.Now()
@@ -107,14 +107,14 @@ func TestNothingIsLeftOfTheEntryHubsSessions(t *testing.T) {
 			w.Meshed(t)
 		}
 		deadline := since.Add(30*time.Second + slack)
-		for len(s.Counters(t)) > 1 && time.Now().Before(deadline) {
+		for s.Counters(t) > 1 && time.Now().Before(deadline) {
 			time.Sleep(50 * time.Millisecond)
 		}
 		took := time.Since(since)
 		l := line{row: "entry hub killed: processes left", carrier: "any", what: map[bool]string{true: "it returns", false: "it stays away"}[back], figure: took, bound: 30 * time.Second, verdict: "ok"}
-		if left := s.Counters(t); len(left) > 1 {
+		if left := s.Counters(t); left > 1 {
 			l.verdict = "LEFT"
-			t.Errorf("after %v %d processes of ended sessions are on the device, want none", took, len(left)-1)
+			t.Errorf("after %v %d processes of ended sessions are on the device, want none", took, left-1)
 		}
 		record(l)
 		// The one that came by the other hub is not concerned.

@@ -123,3 +123,40 @@ func TestAPersonIsToldThatTheLinkIsLost(t *testing.T) {
 		return strings.Contains(string(w.Hawser(t, "show", s.Name).Stdout), "dark")
 	})
 }
+
+// A hub that drains tells the person at a terminal, ends by its deadline with exit code 0, and the device is at once reached by another hub.
+func TestADrainTellsItsPeopleAndEndsByItsDeadline(t *testing.T) {
+	t.Parallel()
+	w := harness.NewWorld(t, 1)
+	const deadline = 4 * time.Second
+	h := w.AddHub(t, 2, "--drain-timeout", deadline.String())
+	w.WriteConfig(t)
+	w.Meshed(t)
+	s := w.AddSite(t, "gw-drained")
+	s.StartEdge(t)
+	args := w.SSH(2, harness.HubMode, s.Name, "-tt", "-e", "none")
+	p := harness.Start(t, nil, args[0], append(args[1:], "echo begun; exec sleep 300")...)
+	harness.Eventually(t, 20*time.Second, "the session has begun", func() bool { return strings.Contains(p.Output(), "begun") })
+	start := time.Now()
+	r := h.Drain(t)
+	took := time.Since(start)
+	if r.Code != 0 || h.Err() != nil {
+		t.Errorf("hawser-hub drain: exit %d, %s; the hub ended with %v", r.Code, r.Stderr, h.Err())
+	}
+	l := line{row: "drain of the entry hub: its end", carrier: "any", what: "hub", figure: took, bound: deadline + time.Second, verdict: "ok"}
+	if took > l.bound+slack {
+		l.verdict = "LATE"
+		t.Errorf("the drain took %v, want at most %v", took, l.bound)
+	}
+	record(l)
+	if !strings.Contains(p.Output(), "goes down") {
+		t.Errorf("the person was not told: %q", p.Output())
+	}
+	select {
+	case <-p.Done():
+	case <-time.After(5 * time.Second):
+		t.Error("ssh goes on without its hub")
+	}
+	reach(t, w, 1, s.Name, 5*time.Second)
+	harness.Eventually(t, 30*time.Second, "nothing of the session is left on the device", func() bool { return !strings.Contains(s.Processes(t), "sleep\x00300") })
+}

@@ -366,7 +366,10 @@ func (w *World) Flood(t testing.TB, addr string, rate int, last time.Duration) *
 const login = "hawserfault"
 
 var account = sync.OnceValue(func() error {
-	_ = exec.Command("userdel", login).Run() // of a run that was killed
+	// One that a killed run left is as good.
+	if exec.Command("id", login).Run() == nil {
+		return nil
+	}
 	out, err := exec.Command("useradd", "-M", "-d", "/", "-s", "/bin/sh", "-p", "*", login).CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("useradd: %w: %s", err, out)
@@ -550,17 +553,23 @@ func (s *Site) UDPTimeout(t testing.TB, seconds int) {
 	script(t, s.Router, fmt.Sprintf("sysctl -qw net.netfilter.nf_conntrack_udp_timeout=%d net.netfilter.nf_conntrack_udp_timeout_stream=%d", seconds, seconds))
 }
 
-// Counters are the processes on the device that a session's stream runs, by their id.
-func (s *Site) Counters(t testing.TB) []string {
+// Counters counts the processes on the device that sessions' streams run.
+func (s *Site) Counters(t testing.TB) int {
 	t.Helper()
-	var found []string
+	return strings.Count("\n"+s.Processes(t), "\n"+Tool(t, "counter")+"\x00-rate")
+}
+
+// Processes are the command lines of the device's processes, one a line, their arguments apart by NUL.
+func (s *Site) Processes(t testing.TB) string {
+	t.Helper()
+	var all strings.Builder
 	for _, pid := range strings.Fields(sh(t, "ip", "netns", "pids", s.Device)) {
-		b, err := os.ReadFile("/proc/" + pid + "/cmdline")
-		if err == nil && strings.HasPrefix(string(b), Tool(t, "counter")+"\x00-rate") {
-			found = append(found, pid)
+		if b, err := os.ReadFile("/proc/" + pid + "/cmdline"); err == nil {
+			all.Write(b)
+			all.WriteByte('\n')
 		}
 	}
-	return found
+	return all.String()
 }
 
 // HalfOpen loses every packet of the TCP connections the device has to hubs now; new ones work.
