@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"io"
 	"sync"
+	"sync/atomic"
 
 	"github.com/hashicorp/yamux"
 
@@ -24,6 +25,10 @@ type mux struct {
 	streams map[uint32]*stream
 	early   []streamEnd // for streams not known yet: yamux hands them over later than the frame comes
 	closed  bool
+
+	// complete means that the session was stopped with every stream ended both ways: what a stream has not read yet is all there, and its
+	// end is one.
+	complete atomic.Bool
 }
 
 // maxEarly bounds mux.early; beyond, the oldest is forgotten. Most of what stays in it is for streams long gone.
@@ -144,6 +149,18 @@ func (m *mux) background(f func()) {
 	}
 }
 
+// drain ends the session's input when all that has come is with the streams, and waits for that.
+func (m *mux) drain() {
+	m.mu.Lock()
+	m.closed = true
+	m.mu.Unlock()
+	m.in.deliver(m.c.ctx, nil)
+	select {
+	case <-m.session.CloseChan():
+	case <-m.c.ctx.Done():
+	}
+}
+
 // close ends the session and waits for all of it. Streams fail with the tunnel's cause or as reset.
 func (m *mux) close() {
 	m.mu.Lock()
@@ -228,7 +245,7 @@ func newMuxPipe() *muxPipe {
 	return &muxPipe{full: make(chan *record, 4), done: make(chan struct{})}
 }
 
-// deliver hands over one frame's payload and with it the record.
+// deliver hands over one frame's payload and with it the record; nil ends the input.
 func (p *muxPipe) deliver(ctx context.Context, r *record) {
 	select {
 	case p.full <- r:
@@ -246,6 +263,9 @@ func (p *muxPipe) Read(b []byte) (int, error) {
 		}
 		select {
 		case p.current = <-p.full:
+			if p.current == nil {
+				return 0, io.EOF
+			}
 			p.rest = p.current.b
 		case <-p.done:
 			return 0, io.EOF

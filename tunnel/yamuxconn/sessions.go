@@ -101,6 +101,7 @@ func (c *conn) checkIdle() {
 	if m == nil {
 		return
 	}
+	m.complete.Store(true)
 	m.close() // nothing of it is written after this
 	c.send(frameMuxStop, nil)
 }
@@ -149,6 +150,9 @@ func (c *conn) stoppedByHub() error {
 	if c.hub || m == nil {
 		return fmt.Errorf("%w: MUX_STOP out of turn", errFrame)
 	}
+	// The hub stops a session when all its streams have ended both ways; some here may not have read to their end.
+	m.drain()
+	m.complete.Store(true)
 	m.close()
 	return c.send(frameMuxStopped, nil)
 }

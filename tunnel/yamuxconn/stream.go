@@ -43,13 +43,13 @@ func (s *stream) Read(b []byte) (int, error) {
 	if failed := s.failed(&s.readErr); failed != nil {
 		return n, failed
 	}
-	if err == io.EOF && !s.m.session.IsClosed() {
+	if err == io.EOF && (!s.m.session.IsClosed() || s.m.complete.Load()) {
 		s.mu.Lock()
 		s.sawEOF = true
 		s.mu.Unlock()
 		return n, io.EOF
 	}
-	// yamux calls the end of the session EOF, too: an end not read by then is not known to be one.
+	// yamux calls the end of the session EOF, too: an end not read by then is not known to be one, but after a session that was stopped.
 	return n, s.err(err)
 }
 
