@@ -55,7 +55,6 @@ type Site struct {
 	w     *World
 	index int
 	env   []string
-	args  []string
 }
 
 // HubHost is one hub in its namespace.
