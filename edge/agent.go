@@ -189,8 +189,13 @@ func (a *Agent) keepConnected(ctx context.Context, smear time.Duration) {
 	var wg sync.WaitGroup
 	for _, k := range a.keepers {
 		wg.Go(func() {
-			defer a.guard("keeper", nil)
-			k.run(ctx, serving, smear)
+			for again := smear; ctx.Err() == nil; again = backoffFloor { // a bug must not take the device off the air
+				func() {
+					defer a.guard("keeper", nil)
+					k.run(ctx, serving, again)
+				}()
+				_ = sleep(ctx, backoffFloor)
+			}
 		})
 	}
 	wg.Go(func() { a.watchNetwork(ctx) })

@@ -109,7 +109,14 @@ func (r *round) stages(c Carriers, by lead) ([]stage, error) {
 	var out []stage
 	for i, t := range targets {
 		out = append(out, stage{at: time.Duration(i) * stagger, find: func(ctx context.Context) ([]attempt, error) {
-			found, err := a.resolver.resolve(ctx, t.addrs)
+			var found []resolved
+			var err error
+			if r.known {
+				found = a.resolver.remembered(t.addrs)
+			}
+			if len(found) == 0 {
+				found, err = a.resolver.resolve(ctx, t.addrs)
+			}
 			if r.urgent {
 				found = found[:min(len(found), urgentAddresses)]
 			}

@@ -3,6 +3,7 @@ package edge
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"os"
 	"strings"
 	"time"
@@ -110,6 +111,30 @@ func (a *Agent) rest(key string, d time.Duration) {
 func (l *link) rest(d time.Duration) {
 	l.a.rest(l.target, d)
 	l.a.rest(string(l.challenge.HubUUID[:]), d)
+}
+
+// remembered is what resolve found last, without asking again; none where it is not complete.
+func (r *resolver) remembered(hubs []string) []resolved {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out []resolved
+	for _, hub := range hubs {
+		host, port, err := splitHostPort(hub)
+		if err != nil || r.proxied {
+			return nil
+		}
+		ips := r.last[host]
+		if ip, err := netip.ParseAddr(host); err == nil {
+			ips = []netip.Addr{ip}
+		}
+		if len(ips) == 0 {
+			return nil
+		}
+		for _, ip := range ips {
+			out = append(out, resolved{hub: hub, addr: netip.AddrPortFrom(ip.Unmap(), port)})
+		}
+	}
+	return out
 }
 
 // hubList is the newest list held.

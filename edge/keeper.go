@@ -47,8 +47,10 @@ type keeper struct {
 	leaving  bool                  // the hub said GOAWAY
 	purpose  purpose
 	next     time.Time // when a round for it is due
+	smeared  time.Time // until when the boot is spread, whatever the network does meanwhile
 	barred   time.Time // until when authority said no
 	begun    time.Time // the last round
+	number   int       // of rounds begun
 	dark     time.Time // since when nothing answers; zero: something does
 	alone    bool      // no second hub was found
 	probed   int       // tries for QUIC so far
@@ -65,6 +67,7 @@ type round struct {
 	k       *keeper
 	purpose purpose
 	urgent  bool
+	known   bool   // remembered addresses do: DNS may be as dead as the path
 	tls     bool   // QUIC has had its return for now
 	base    *round // the winner when it began
 	cancel  context.CancelFunc
@@ -101,6 +104,7 @@ func (k *keeper) other() *keeper { return k.a.keepers[1-k.slot] }
 // run keeps the slot until ctx ends. The tunnel is then closed by stop.
 func (k *keeper) run(ctx, serving context.Context, first time.Duration) {
 	k.next = time.Now().Add(first)
+	k.smeared = k.next
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -338,7 +342,8 @@ func (k *keeper) begin(ctx, serving context.Context, urgent bool) {
 	}
 	rctx, cancel := context.WithTimeout(ctx, limit)
 	tls := !k.returned.IsZero() && time.Since(k.returned) < returnEvery
-	r := &round{k: k, purpose: k.purpose, urgent: urgent, tls: tls, base: k.winner.Load(), cancel: cancel}
+	r := &round{k: k, purpose: k.purpose, urgent: urgent, known: urgent && k.number%4 != 3, tls: tls, base: k.winner.Load(), cancel: cancel}
+	k.number++
 	k.rounds = append(k.rounds, r)
 	go func() {
 		o := outcome{round: r, err: errInternal}
@@ -384,8 +389,15 @@ func (k *keeper) finished(ctx, serving context.Context, o outcome) {
 		return
 	}
 	wait := k.a.retryDelay(&k.b, o.err)
-	if r, ok := errors.AsType[*RefusedError](o.err); ok && (r.authority() || r.RetryAfter > 0) {
-		k.barred = now.Add(wait)
+	if r, ok := errors.AsType[*RefusedError](o.err); ok {
+		switch {
+		case r.authority():
+			k.barred = now.Add(wait)
+		case r.RetryAfter > 0 && len(k.a.ranked()) > 1:
+			wait = k.b.afterFailure() // that hub rests so long; the others need not
+		case r.RetryAfter > 0:
+			k.barred = now.Add(wait)
+		}
 	}
 	if k.a.storming(now) {
 		wait *= 2
@@ -451,6 +463,10 @@ func (k *keeper) lost(l *link) {
 		case wire.CloseRate, wire.CloseDrain, wire.CloseUnavailable:
 			a.storm(now)
 			l.rest(max(c.RetryAfter, drainRest))
+			if c.RetryAfter > 0 && len(a.ranked()) == 1 {
+				wait = k.b.atLeast(c.RetryAfter)
+				k.barred = now.Add(wait)
+			}
 		default:
 			if c.RetryAfter > 0 {
 				wait = k.b.atLeast(c.RetryAfter)
@@ -485,7 +501,9 @@ func (k *keeper) networkChanged(cur *link) {
 	switch k.purpose {
 	case forTunnel, forElsewhere:
 		k.b.last, k.begun = 0, time.Time{}
-		k.next = now
+		if k.next = k.smeared; k.next.Before(now) {
+			k.next = now
+		}
 		if len(k.rounds) > 0 { // those at work dial from where we were
 			for _, r := range k.rounds {
 				r.cancel()
