@@ -28,6 +28,8 @@ const (
 	detachedCheck = time.Second
 	// askEvery is how often, while a stream is detached, the hubs are asked after its entry hub.
 	askEvery = 5 * time.Second
+	// answerWait is how long the other hubs' answers are waited for when one says that the entry hub is gone.
+	answerWait = 2 * time.Second
 	// hubGone is how long a hub must be away, as another hub sees it, for its sessions to end.
 	hubGone = 15 * time.Second
 )
@@ -60,7 +62,7 @@ type stream struct {
 	// Guarded by streams.mu.
 	link     *link     // that carries it; nil while detached
 	detached time.Time // since when; zero while attached
-	ending   bool      // for the limits
+	ending   bool      // it was told to
 }
 
 // session tells a stream that a person sits at.
@@ -406,7 +408,8 @@ func (s *streams) mind() {
 			continue
 		}
 		select {
-		case <-tick.C:
+		case now := <-tick.C:
+			s.judge(now)
 		case <-s.closing:
 			return
 		}
@@ -528,23 +531,40 @@ func (s *streams) lostHubs() []wire.UUID {
 func (s *streams) hubStatus(l *link, m *wire.HubStatus) {
 	now := time.Now()
 	s.mu.Lock()
-	var restarted, gone []*stream
-	view := s.hubs[m.Hub]
 	for _, st := range s.byID {
 		if st.from.hub != m.Hub || st.detached.IsZero() {
 			continue
 		}
+		view := s.hubs[m.Hub]
 		if view == nil {
 			view = &hubView{by: map[*link]hubAnswer{}}
 			s.hubs[m.Hub] = view
 		}
 		view.by[l] = hubAnswer{*m, now}
+		break
+	}
+	s.mu.Unlock()
+	s.judge(now)
+}
+
+// judge ends the detached streams whose hubs are no more, by what was heard until now.
+func (s *streams) judge(now time.Time) {
+	var restarted, gone []*stream
+	s.mu.Lock()
+	for _, st := range s.byID {
+		view := s.hubs[st.from.hub]
+		if view == nil || st.detached.IsZero() || st.ending {
+			continue
+		}
 		switch view.verdict(st.from.incarnation, s.links, now) {
 		case verdictRestarted:
 			restarted = append(restarted, st)
 		case verdictGone:
 			gone = append(gone, st)
+		default:
+			continue
 		}
+		st.ending = true
 	}
 	s.mu.Unlock()
 	s.kill(restarted, errHubRestarted)
@@ -584,8 +604,8 @@ func (v *hubView) verdict(run wire.Incarnation, links map[*link]chan struct{}, n
 	switch {
 	case restarted:
 		return verdictRestarted
-	// A tunnel that answers nothing may be dead itself: it is given until the next question.
-	case gone && (answers >= len(links) || now.Sub(v.gone) >= askEvery-time.Second):
+	// A tunnel that answers nothing may be dead itself.
+	case gone && (answers >= len(links) || now.Sub(v.gone) >= answerWait):
 		return verdictGone
 	}
 	return verdictWait
