@@ -226,7 +226,9 @@ func TestAnExpiredCertificateRenewsItselfByARenewOnlyTunnel(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-time.After(time.Until(s.NotAfter) + 100*time.Millisecond) // the certificate's life, not a guess
+	h.mu.Lock()
 	h.deviceTTL = time.Hour
+	h.mu.Unlock()
 	h.start(Config{State: dir})
 	h.next()
 	if s, err = ReadStatus(dir); err != nil || s.Generation < 2 || time.Until(s.NotAfter) < time.Minute {

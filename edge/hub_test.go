@@ -235,7 +235,10 @@ func (h *testHub) join(conn tunnel.Conn, peer *x509.Certificate, m *wire.Join) {
 }
 
 func (h *testHub) issue(peer *x509.Certificate, uuid, name string) ([][]byte, []byte, error) {
-	return h.set.IssueDevice(ca.DeviceRequest{UUID: uuid, Name: name, Cluster: testCluster, Key: peer.PublicKey.(ed25519.PublicKey), TTL: h.deviceTTL, Now: time.Now()})
+	h.mu.Lock()
+	ttl := h.deviceTTL
+	h.mu.Unlock()
+	return h.set.IssueDevice(ca.DeviceRequest{UUID: uuid, Name: name, Cluster: testCluster, Key: peer.PublicKey.(ed25519.PublicKey), TTL: ttl, Now: time.Now()})
 }
 
 func (h *testHub) renew(conn tunnel.Conn, peer *x509.Certificate) {
