@@ -25,7 +25,7 @@ const (
 	Screen = "\x1b[?1049h"
 )
 
-// minGap is the shortest pause that is remembered as one, and maxGaps how many are.
+// minGap is the shortest pause that is remembered as one, and maxGaps how many are. At a low rate every interval is one, and counts as what it is.
 const (
 	minGap  = 80 * time.Millisecond
 	maxGaps = 20000
