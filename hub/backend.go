@@ -165,6 +165,17 @@ func (b *backend) OpenStream(ctx context.Context, device wire.UUID, a *wire.Atta
 // RouteChanged implements front.Routes.
 func (b *backend) RouteChanged(device wire.UUID) <-chan struct{} { return b.h.registry.Changed(device) }
 
+// Silent implements front.Routes.
+func (b *backend) Silent(device wire.UUID) (some, all bool) {
+	routes := b.h.registry.Routes(device)
+	all = len(routes) > 0
+	for _, r := range routes {
+		some = some || r.Silent
+		all = all && r.Silent
+	}
+	return some, all
+}
+
 // KillOnDevice implements front.Backend.
 func (b *backend) KillOnDevice(device wire.UUID, session [16]byte, reason string) {
 	b.h.killOnDevice(device, session, reason)

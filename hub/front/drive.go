@@ -17,12 +17,14 @@ type Routes interface {
 	OpenStream(ctx context.Context, device wire.UUID, a *wire.Attach) (tunnel.Stream, error)
 	// RouteChanged returns a channel that is closed when the routes to the device next change, or nil.
 	RouteChanged(device wire.UUID) <-chan struct{}
+	// Silent tells whether some of the routes to the device go by a tunnel from which nothing comes though it is due, and whether all do.
+	Silent(device wire.UUID) (some, all bool)
 }
 
 var errNoAnswer = errors.New("the device did not answer in time")
 
 // startStream begins a resumable stream to a device, and finds another attachment whenever it loses one; it does not wait for the device's
-// answer. life is how long it waits for one in vain. watch, unless nil, is told each time the stream is found detached and attached again.
+// answer. life is how long it waits for one in vain. watch, unless nil, is told each time the device is found away, because the stream is detached or all its routes are silent, and there again.
 func (s *Server) startStream(ctx context.Context, device wire.UUID, a *wire.Attach, life time.Duration, watch func(attached bool)) (*resume.Stream, error) {
 	att, err := s.c.Backend.OpenStream(ctx, device, a)
 	if err != nil {
@@ -43,19 +45,40 @@ func (s *Server) startStream(ctx context.Context, device wire.UUID, a *wire.Atta
 }
 
 // Drive keeps an opened stream attached until it is over: when its attachment is lost it tries for another at once, at each change of the
-// routes to the device, and now and then. After the end of ctx a stream has stopWait to end by itself.
-func Drive(ctx context.Context, r Routes, device wire.UUID, stream *resume.Stream, watch func(attached bool)) {
-	if watch == nil {
-		watch = func(bool) {}
+// routes to the device, and now and then. When a route falls silent and another does not, it moves to the better one without waiting for the
+// loss. After the end of ctx a stream has stopWait to end by itself.
+func Drive(ctx context.Context, r Routes, device wire.UUID, stream *resume.Stream, watch func(there bool)) {
+	there := true
+	moved, _ := r.Silent(device) // it was opened by the best
+	tell := func(now bool) {
+		if now != there && watch != nil {
+			watch(now)
+		}
+		there = now
 	}
 	for {
+		changed := r.RouteChanged(device)
+		some, all := r.Silent(device)
+		tell(!all)
+		switch {
+		case !some:
+			moved = false
+		case !all && !moved && stream.Answered():
+			moved = true // once: it may have been on the better one already
+			if resumeOnce(ctx, r, device, stream, changed) == nil {
+				continue
+			}
+		}
 		select {
 		case <-stream.Done():
 			return
+		case <-changed:
 		case <-stream.Detached():
-			watch(false)
+			if stream.Attached() { // by another's hand
+				continue
+			}
+			tell(false)
 			reattach(ctx, r, device, stream)
-			watch(true)
 		case <-ctx.Done():
 			t := time.NewTimer(stopWait)
 			defer t.Stop()

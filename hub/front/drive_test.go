@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"hawser/tunnel"
 	"hawser/tunnel/tunneltest"
 	"hawser/tunnel/wire"
 )
@@ -356,5 +357,54 @@ func TestARouteThatAnswersNothingIsLeftForABetterOne(t *testing.T) {
 	wait(t, "echo", func() bool { return x.shown() == "xy" })
 	if took := time.Since(begin); took > time.Second {
 		t.Errorf("took %v", took)
+	}
+}
+
+// quieten makes the device's tunnel silent, or not, with a better one beside it unless that is nil.
+func (f *fixture) quieten(silent bool, better tunnel.Conn) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.silent, f.better = silent, better
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+func TestASilentDeviceIsSaidToBeAway(t *testing.T) {
+	f := start(t, func(c *Config) { c.NoticeAfter = 10 * time.Millisecond })
+	x, _ := f.terminal(t, true, "print hello\r\n")
+	wait(t, "output", func() bool { return x.shown() == "hello\r\n" })
+	away := func() bool {
+		for _, s := range f.server.States() {
+			if !s.DetachedSince.IsZero() {
+				return true
+			}
+		}
+		return false
+	}
+	f.quieten(true, nil)
+	wait(t, "notice", func() bool { return strings.Contains(x.shown(), "is lost") })
+	wait(t, "state", away)
+	f.quieten(false, nil)
+	wait(t, "second notice", func() bool { return strings.Contains(x.shown(), "is back") })
+	wait(t, "state", func() bool { return !away() })
+}
+
+// A standby at another hub is used as soon as the active tunnel says nothing, whether or not that is lost in the end.
+func TestASessionLeavesASilentTunnelForABetterOne(t *testing.T) {
+	f := start(t)
+	x, _ := f.terminal(t, false, "cat")
+	_, _ = x.in.Write([]byte("x"))
+	wait(t, "echo", func() bool { return x.shown() == "x" })
+	hub, edge := tunneltest.Pair(t)
+	f.edge.serve(t, edge)
+	f.quieten(true, hub)
+	wait(t, "move", func() bool { f.edge.mu.Lock(); defer f.edge.mu.Unlock(); return f.edge.resumed == 1 })
+	_ = f.conn.CloseWithError(wire.CloseIdle, "nobody needs it any more")
+	_, _ = x.in.Write([]byte("y"))
+	wait(t, "echo", func() bool { return x.shown() == "xy" })
+	for _, s := range f.server.States() {
+		if !s.DetachedSince.IsZero() {
+			t.Error("said to be away")
+		}
 	}
 }

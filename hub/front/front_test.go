@@ -34,6 +34,7 @@ const refusedGrant = "toor"
 type edgeTwin struct {
 	mu      sync.Mutex
 	streams map[wire.StreamID]*resume.Stream
+	resumed int // attachments taken by Reattach
 }
 
 func (e *edgeTwin) add(s *resume.Stream) {
@@ -66,7 +67,11 @@ func (e *edgeTwin) reattach(att tunnel.Stream, a wire.Attach) {
 	}
 	if err != nil {
 		resume.Refuse(att, resume.CodeOf(err), err.Error())
+		return
 	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.resumed++
 }
 
 func (e *edgeTwin) serve(t *testing.T, c tunnel.Conn) {
@@ -172,6 +177,8 @@ type twin struct {
 	life   time.Duration
 
 	changed chan struct{} // closed when conn is another
+	silent  bool          // conn is
+	better  tunnel.Conn   // what to go by then
 }
 
 // route makes conn the device's tunnel, nil: none.
@@ -200,6 +207,11 @@ func (b *twin) Reach(_ Identity, device string) (wire.UUID, func(), error) {
 		return wire.UUID{}, nil, &Refusal{UnknownDevice(device)}
 	}
 	return gwUUID, func() {}, nil
+}
+func (b *twin) Silent(wire.UUID) (some, all bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.silent, b.silent && b.better == nil
 }
 func (b *twin) RouteChanged(wire.UUID) <-chan struct{} {
 	b.mu.Lock()
@@ -237,6 +249,9 @@ func (b *twin) OpenStream(ctx context.Context, _ wire.UUID, a *wire.Attach) (tun
 	a.EntryHub = wire.UUID{9}
 	b.mu.Lock()
 	conn := b.conn
+	if b.silent && b.better != nil {
+		conn = b.better
+	}
 	b.mu.Unlock()
 	if conn == nil {
 		return nil, ErrOffline

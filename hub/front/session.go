@@ -52,6 +52,7 @@ type session struct {
 	dev      *channel.Conn
 	notices  notices
 	live     atomic.Pointer[resume.Stream] // stream, for others
+	away     atomic.Int64                  // when the device was lost, in ns since 1970; 0: it is there
 	begun    time.Time
 	agent    atomic.Bool // the person asked for agent forwarding, and may
 
@@ -192,9 +193,14 @@ func (c *conn) openStream(ctx context.Context, device wire.UUID, a *wire.Attach,
 }
 
 // linkChanged is told when the device is lost and when it is back.
-func (x *session) linkChanged(attached bool) {
+func (x *session) linkChanged(there bool) {
+	away := int64(0)
+	if !there {
+		away = x.c.s.c.Now().UnixNano()
+	}
+	x.away.Store(away)
 	x.c.s.statesChanged()
-	x.notices.link(attached)
+	x.notices.link(there)
 }
 
 // state is what Server.States says of the session.
@@ -205,8 +211,8 @@ func (x *session) state() State {
 		ID: x.id, Connection: x.c.id, Kind: Session, User: x.c.identity.User, Device: x.place.Device, Login: x.place.Login,
 		Client: x.c.client, Started: x.begun, Channel: x.what[0], Command: x.what[1], Recorded: x.tap != nil,
 	}
-	if stream := x.live.Load(); stream != nil {
-		s.DetachedSince = stream.DetachedSince()
+	if away := x.away.Load(); away != 0 {
+		s.DetachedSince = time.Unix(0, away)
 	}
 	return s
 }
@@ -299,6 +305,8 @@ func (x *session) result(outErr error) (*exitInfo, error) {
 
 func sayBroken(err error) string {
 	switch {
+	case errors.Is(err, errStopping):
+		return "this hub is going down; connect again, and you reach another"
 	case errors.Is(err, resume.ErrGone):
 		return "the device has lost this session: it, or the agent on it, was restarted"
 	case errors.Is(err, resume.ErrDetached):

@@ -119,6 +119,16 @@ func (s *Stream) Attached() bool {
 	return s.att != nil
 }
 
+// Answered tells whether the peer has answered the stream's opening, or never will.
+func (s *Stream) Answered() bool {
+	select {
+	case <-s.answered:
+		return true
+	default:
+		return false
+	}
+}
+
 // DetachedSince is when the attachment was lost, zero while there is one.
 func (s *Stream) DetachedSince() time.Time {
 	s.mu.Lock()
