@@ -32,7 +32,7 @@ func (in *incoming) serveEndToEnd(ctx context.Context) error {
 	}
 	h := &host{a: in.l.a, st: st, hubName: in.hubName}
 	return e2e.Serve(ctx, streamConn{st}, e2e.Params{
-		Host: h, Client: in.req.ClientAddr, Server: in.req.ServerAddr, Attached: st.Attached, Logger: h.a.log,
+		Host: h, Client: in.req.ClientAddr, Server: in.req.ServerAddr, Carried: func() bool { return h.a.streams.carried(st) }, Logger: h.a.log,
 	})
 }
 

@@ -344,6 +344,13 @@ func (s *streams) reattach(in *incoming) {
 	}
 }
 
+// carried tells whether a tunnel that answers carries the stream.
+func (s *streams) carried(st *stream) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return st.link != nil && !st.link.suspect.Load()
+}
+
 // carryLocked notes which tunnel carries the stream; nil: none does.
 func (s *streams) carryLocked(st *stream, l *link) {
 	if l == nil && st.detached.IsZero() {

@@ -63,9 +63,9 @@ type Params struct {
 	Host   Host
 	Client netip.AddrPort // the person's address
 	Server netip.AddrPort // as the person reached the hub; may be invalid
-	// Attached tells whether a tunnel carries the connection now: a client that cannot be heard is not gone. Nil: always.
-	Attached func() bool
-	Logger   tunnel.Logger
+	// Carried tells whether a tunnel that answers carries the connection now: a client that cannot be heard is not gone. Nil: always.
+	Carried func() bool
+	Logger  tunnel.Logger
 }
 
 // ErrClient wraps what ended a connection before anyone was authenticated.
@@ -273,7 +273,7 @@ func (s *server) keepalive(ended <-chan struct{}) {
 		case <-pending:
 			pending, missed = nil, 0
 		case <-ticker.C:
-			if s.p.Attached != nil && !s.p.Attached() {
+			if s.p.Carried != nil && !s.p.Carried() {
 				missed = 0
 				continue
 			}
