@@ -121,8 +121,10 @@ func (x *Stream) begin(t testing.TB, r io.Reader, w io.Writer, rate, size int) {
 func (x *Stream) forward(t testing.TB, s *Site, rate, size int) {
 	t.Helper()
 	const port = "127.0.0.1:7007"
-	if !strings.Contains(s.InDevice(t, "ss -Hltn"), port) {
+	listening := func() bool { return strings.Contains(s.InDevice(t, "ss -Hltn"), port) }
+	if !listening() {
 		s.Start(t, Tool(t, "counter"), "-listen", port, "-rate", fmt.Sprint(rate), "-size", fmt.Sprint(size))
+		Eventually(t, 10*time.Second, "the counter listens on the device", listening)
 	}
 	// Not in the test's own directory: ssh expands a % in the path, and a socket's path is short.
 	dir, err := os.MkdirTemp("", "hw-l-")
