@@ -179,6 +179,11 @@ func (s *Stream) send(a *attachment) {
 		}
 		buf = out
 		if err := s.put(a, buf, big); err != nil {
+			if told(err) {
+				// The peer closed the attachment: what it said before, such as a refusal, is still to be read, and then its end.
+				_ = a.SetReadDeadline(time.Now().Add(attachWait))
+				return
+			}
 			s.lost(a, err)
 			return
 		}

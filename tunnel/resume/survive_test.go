@@ -241,6 +241,32 @@ func TestTheLoserOfARaceHarmsNobody(t *testing.T) {
 	}
 }
 
+// A refusal was lost when the opener's next write failed before it was read.
+func TestARefusalIsReadAlthoughTheNextWriteFails(t *testing.T) {
+	for range 200 {
+		c := newCarriers(t)
+		att, err := c.hub.OpenStream(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		hub := Open(att, wire.Attach{Kind: wire.KindSession}, Options{DetachedLife: minute})
+		at := c.accept(t)
+		if _, err := ReadAttach(t.Context(), at); err != nil {
+			t.Fatal(err)
+		}
+		go func() {
+			for err := error(nil); err == nil; {
+				_, err = hub.Write([]byte("more"))
+			}
+		}()
+		Refuse(at, wire.StreamDenied, "no")
+		within(t, "the end", hub.Done())
+		if r, ok := errors.AsType[*RefusedError](hub.WaitAttached(t.Context())); !ok || r.Code != wire.StreamDenied {
+			t.Fatalf("got %v", hub.WaitAttached(t.Context()))
+		}
+	}
+}
+
 // stuck is a carrier's stream on which everything hangs.
 type stuck struct {
 	tunnel.Stream
