@@ -73,7 +73,7 @@ type writerFunc func([]byte) (int, error)
 func (f writerFunc) Write(p []byte) (int, error) { return f(p) }
 
 // A person at a terminal is told that the link is lost where that spoils nothing: with the cursor at the left and not in the alternate screen. The
-// list of sessions calls it detached meanwhile, and the device's page tells afterwards why it was away.
+// list of sessions calls it detached meanwhile.
 func TestAPersonIsToldThatTheLinkIsLost(t *testing.T) {
 	t.Parallel()
 	w := harness.NewWorld(t, 1)
@@ -89,6 +89,8 @@ func TestAPersonIsToldThatTheLinkIsLost(t *testing.T) {
 	at0 := start("echo begun; exec sleep 300")
 	screen := start("printf 'begun \\033[?1049h\\r'; exec sleep 300")
 	mid := start("printf 'begun > '; exec sleep 300")
+	// The hub goes by the heartbeats that it has heard: let them quicken first.
+	time.Sleep(3 * time.Second)
 	s.Drop(t, "")
 	// An idle session's path is tried every 5 s; two answers have to be missing.
 	harness.Eventually(t, 30*time.Second, "the person at the left of an empty line is told", func() bool {
@@ -107,21 +109,33 @@ func TestAPersonIsToldThatTheLinkIsLost(t *testing.T) {
 		r := w.Hawser(t, "sessions", "ls")
 		return r.Code == 0 && !strings.Contains(string(r.Stdout), "detached")
 	})
+}
 
-	// UDP and TCP refused for a while, then the device's page.
-	s.Drop(t, "")
+// The device's page tells how a device is away, and afterwards how long it was and why.
+func TestTheDevicesPageTellsWhyItWasAway(t *testing.T) {
+	t.Parallel()
+	w := harness.NewWorld(t, 1)
+	s := w.AddSite(t, "gw-story")
+	s.StartEdge(t, "HAWSER_CARRIER=tls")
+	page := func() string { return string(w.Hawser(t, "show", s.Name).Stdout) }
+	// A firewall on the way that answers: the tunnel ends at once, and no new one comes.
+	s.InRouter(t, "nft add rule ip hw faults ip protocol tcp reject with tcp reset")
 	harness.Eventually(t, 40*time.Second, "the device is offline", func() bool {
 		d, err := w.Show(t, s.Name)
 		return err == nil && !d.Online
 	})
-	if text := string(w.Hawser(t, "show", s.Name).Stdout); !strings.Contains(text, "hub-1") || !strings.Contains(text, "reason") {
-		t.Errorf("hawser show of an offline device names no hub or reason:\n%s", text)
+	if text := page(); !strings.Contains(text, "via hub-1, tls") || !strings.Contains(text, "last seen") {
+		t.Errorf("hawser show of an offline device names no hub, carrier or time:\n%s", text)
 	}
+	time.Sleep(3 * time.Second)
 	s.Heal(t)
 	s.Online(t, 30*time.Second)
+	var text string
 	harness.Eventually(t, 10*time.Second, "hawser show tells how long it was dark", func() bool {
-		return strings.Contains(string(w.Hawser(t, "show", s.Name).Stdout), "dark")
+		text = page()
+		return strings.Contains(text, "dark")
 	})
+	t.Logf("%s", text)
 }
 
 // A hub that drains tells the person at a terminal, ends by its deadline with exit code 0, and the device is at once reached by another hub.
