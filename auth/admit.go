@@ -233,7 +233,7 @@ func (s *Server) decide(r *api.AdmitRequest, roles []policy.Role, e *Event) (*de
 	return d, access, login, nil
 }
 
-// resolveLogin finds the login of a person who gave none (DESIGN.md section 6, "Names").
+// resolveLogin finds the login of a person who gave none.
 func (s *Server) resolveLogin(r *api.AdmitRequest, d *deviceRecord, all policy.Access, roles []policy.Role) (string, error) {
 	allowed := func(login string) bool { return len(all.For(login, r.Way).Channels) > 0 }
 	if r.Login != "" {

@@ -21,7 +21,7 @@ import (
 
 // The window over which a fleet returns after a loss. A hub that goes sends its devices to all the others within it, and one that
 // restarts has them all back: at returnRate a second 10,000 are there in 40 s, and with uniformly random times no second has more
-// than half as many again as the mean. A hub admits ten times that (DESIGN.md section 10), which leaves room for uneven hubs.
+// than half as many again as the mean. A hub admits ten times that, which leaves room for uneven hubs.
 const (
 	returnRate = 250 // devices of one hub a second
 	minWindow  = 5 * time.Second

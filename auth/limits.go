@@ -4,7 +4,7 @@ import "time"
 
 // What we chose.
 const (
-	// rejoinWindow is how long after its expiry a known key's certificate still renews itself (DESIGN.md section 4).
+	// rejoinWindow is how long after its expiry a known key's certificate still renews itself.
 	rejoinWindow = 365 * 24 * time.Hour
 	maxTTL       = 10 * 365 * 24 * time.Hour // below the life of the CA
 

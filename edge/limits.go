@@ -17,7 +17,7 @@ const (
 	resolveTimeout = 5 * time.Second
 	// maxAddresses is how many addresses of all hub names one attempt dials.
 	maxAddresses = 16
-	// tcpDelay is the head start of QUIC in the race (DESIGN.md section 5).
+	// tcpDelay is the head start of QUIC in the race.
 	tcpDelay = 250 * time.Millisecond
 	// addressStagger spaces the dials to the addresses of one hub name (RFC 8305's connection attempt delay).
 	addressStagger = 250 * time.Millisecond
@@ -154,7 +154,7 @@ const (
 	// beaconTrust is how far above a beacon the system clock may be and still be believed: a hub cut off from auth has old beacons.
 	beaconTrust = time.Hour
 
-	// shutdownGrace is what sessions and tunnels get to end after SIGTERM; FIELD.md 42 gives the process 2 s.
+	// shutdownGrace is what sessions and tunnels get to end after SIGTERM; what stops a device gives a process 2 s or so.
 	shutdownGrace = 1500 * time.Millisecond
 	// floorStep is how much the signed time must be above the stored floor to be written: flash is not for clocks.
 	floorStep = 30 * 24 * time.Hour

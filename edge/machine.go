@@ -36,7 +36,7 @@ func readMachine() machine {
 	return m
 }
 
-// small reports that segmentation offload and ECN stay off (DESIGN.md section 5).
+// small reports that segmentation offload and ECN stay off.
 func (m machine) small() bool {
 	return m.kernel != 0 && m.kernel < 5 || m.ram != 0 && m.ram < noOffloadRAM
 }

@@ -837,7 +837,7 @@ type AdmitRequest struct {
 	Kind          Kind   `protobuf:"varint,6,opt,name=kind,proto3,enum=hawser.v1.Kind" json:"kind,omitempty"`
 	Device        string `protobuf:"bytes,7,opt,name=device,proto3" json:"device,omitempty"`                                     // UUID or name; empty only for a connection to the hub itself
 	Incarnation   []byte `protobuf:"bytes,8,opt,name=incarnation,proto3" json:"incarnation,omitempty"`                           // 16 bytes, of the device's edge
-	Login         string `protobuf:"bytes,9,opt,name=login,proto3" json:"login,omitempty"`                                       // empty: auth resolves it as DESIGN.md section 6
+	Login         string `protobuf:"bytes,9,opt,name=login,proto3" json:"login,omitempty"`                                       // empty: auth resolves it by the names' rules
 	Channel       string `protobuf:"bytes,10,opt,name=channel,proto3" json:"channel,omitempty"`                                  // shell, exec, sftp, local-forward...; empty: any
 	Way           string `protobuf:"bytes,11,opt,name=way,proto3" json:"way,omitempty"`                                          // "hub" or "end-to-end"
 	ClientAddress string `protobuf:"bytes,12,opt,name=client_address,json=clientAddress,proto3" json:"client_address,omitempty"` // host:port

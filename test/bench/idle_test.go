@@ -30,7 +30,7 @@ func BenchmarkIdleBytes(b *testing.B) {
 		nat        int // seconds a UDP mapping lives
 		learn      bool
 		env        []string
-		budget     float64 // kB a day, DESIGN.md section 10
+		budget     float64 // kB a day
 
 		site  *harness.Site
 		begun uint64 // bytes when the count began

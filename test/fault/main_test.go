@@ -34,7 +34,7 @@ var slack = func() time.Duration {
 	return time.Second
 }()
 
-// Bounds of the pause, by DESIGN.md section 10.
+// Bounds of the pause.
 const (
 	seen   = 200 * time.Millisecond  // after a heal the device can see, plus 2 RTT
 	silent = 1500 * time.Millisecond // after one it cannot

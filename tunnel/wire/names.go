@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-// reserved are names a device may not have: they mean the hub, the cluster or this machine (DESIGN.md, "Names").
+// reserved are names a device may not have: they mean the hub, the cluster or this machine.
 var reserved = map[string]bool{"hub": true, "cluster": true, "localhost": true, "hawser": true}
 
 // endToEndPrefix marks the alias of a device reached end to end; a device of that name would shadow it.
