@@ -324,7 +324,7 @@ func (l *link) register(ctx context.Context, creds *identity.Credentials) error 
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if err := l.of.mayRegister(); err != nil {
+	if err := l.of.mayRegister(l.conn.Carrier()); err != nil {
 		return err
 	}
 	uuid, err := wire.ParseUUID(creds.UUID)
@@ -352,6 +352,7 @@ func (l *link) register(ctx context.Context, creds *identity.Credentials) error 
 				return fmt.Errorf("%w: its incarnation changed within a tunnel", ErrHub)
 			}
 			l.ack = *m
+			l.of.quic = l.of.quic || l.conn.Carrier() == tunnel.CarrierQUIC
 			l.k.winner.Store(l.of)
 			return nil
 		case *wire.Refused:

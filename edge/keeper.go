@@ -70,6 +70,7 @@ type round struct {
 	known   bool   // remembered addresses do: DNS may be as dead as the path
 	tls     bool   // QUIC has had its return for now
 	base    *round // the winner when it began
+	quic    bool   // it has registered on QUIC; guarded by the turn
 	cancel  context.CancelFunc
 }
 
@@ -90,12 +91,14 @@ func newKeeper(a *Agent, slot uint8) *keeper {
 // errOvertaken is a registration that would fence a tunnel made meanwhile.
 var errOvertaken = errors.New("another tunnel was first")
 
-// mayRegister is asked with the turn held: a registration fences the slot's older ones, so no round registers after another that began beside it.
-func (r *round) mayRegister() error {
-	if w := r.k.winner.Load(); w != r.base && w != r {
-		return errOvertaken
+// mayRegister is asked with the turn held: a registration fences the slot's older ones, so no round registers after another that began beside it,
+// and within a round nothing after its winner but QUIC after TLS.
+func (r *round) mayRegister(c tunnel.Carrier) error {
+	switch w := r.k.winner.Load(); {
+	case w == r && c == tunnel.CarrierQUIC && !r.quic, w == r.base && w != r:
+		return nil
 	}
-	return nil
+	return errOvertaken
 }
 
 // other is the keeper of the other slot.
