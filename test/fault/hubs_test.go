@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"os/exec"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -138,9 +139,16 @@ func TestARollingRestartLosesNoSession(t *testing.T) {
 	for i := range devices {
 		s := w.AddSite(t, fmt.Sprintf("gw-roll-%d", i+1))
 		s.StartEdge(t)
-		for range each {
-			streams = append(streams, s.Open(t, harness.HubExec, entry, 10, 24))
+		opened := make([]*harness.Stream, each)
+		var wg sync.WaitGroup
+		for i := range each {
+			wg.Go(func() { opened[i] = s.Open(t, harness.HubExec, entry, 10, 24) })
 		}
+		wg.Wait()
+		if t.Failed() {
+			t.FailNow()
+		}
+		streams = append(streams, opened...)
 	}
 	flowing(t, streams, time.Now(), 20*time.Second)
 	since := time.Now()
@@ -162,8 +170,13 @@ func TestARollingRestartLosesNoSession(t *testing.T) {
 	var lines, lost, repeated uint64
 	var stall time.Duration
 	ended := 0
-	for _, x := range streams {
-		c := x.Finish(20 * time.Second)
+	counts := make([]harness.Count, len(streams))
+	var wg sync.WaitGroup
+	for i, x := range streams {
+		wg.Go(func() { counts[i] = x.Finish(20 * time.Second) })
+	}
+	wg.Wait()
+	for _, c := range counts {
 		lines, lost, repeated, stall = lines+c.Lines(), lost+c.Lost()+c.Damaged(), repeated+c.Repeated(), max(stall, c.Stall(since))
 		if c.Err != nil {
 			ended++
