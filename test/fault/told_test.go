@@ -120,6 +120,9 @@ func TestTheDevicesPageTellsWhyItWasAway(t *testing.T) {
 	page := func() string { return string(w.Hawser(t, "show", s.Name).Stdout) }
 	// A firewall on the way that answers: the tunnel ends at once, and no new one comes.
 	s.InRouter(t, "nft add rule ip hw faults ip protocol tcp reject with tcp reset")
+	// An idle tunnel has nothing to send that could be refused.
+	args := w.SSH(1, harness.HubMode, s.Name, "-T")
+	harness.Start(t, nil, args[0], append(args[1:], "true")...)
 	harness.Eventually(t, 40*time.Second, "the device is offline", func() bool {
 		d, err := w.Show(t, s.Name)
 		return err == nil && !d.Online
