@@ -44,8 +44,8 @@ const (
 	upEvery     = time.Hour // how often it is stored that a hub is up
 	ringSize    = 4096      // changes kept for watchers that come back; one further behind gets everything anew
 
-	// maxHistory is how many events of a device's own memory of its connections are kept, in memory alone: the device tells
-	// them again when it registers.
+	// maxHistory is how many events of a device's own memory of its connections are kept, in memory alone: a story of
+	// what was is not worth a write each time a device flaps.
 	maxHistory   = 20
 	maxHistories = 512 // in one ReportHistory
 	maxSlots     = 2   // tunnels of one device at one hub

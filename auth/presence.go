@@ -173,8 +173,9 @@ func (t *hubTable) tunnelsOf() map[string]uint32 {
 	return n
 }
 
-// remember merges what a device tells of its connections, oldest first, into what it told before. It tells all it remembers each
-// time: what is newer than the oldest of it is told again, what is older is not, for its memory is shorter or it has restarted.
+// remember merges what a device told a hub of its connections, oldest first, into what is known. Each hub is told all that it has not been told
+// yet, so what two of them pass on overlaps, and one that could not reach this service comes late; between its first and its last event the new
+// telling is whole.
 func (t *hubTable) remember(uuid string, events []*api.DeviceEvent) {
 	if len(events) == 0 {
 		return
@@ -183,10 +184,11 @@ func (t *hubTable) remember(uuid string, events []*api.DeviceEvent) {
 	defer t.mu.Unlock()
 	p := t.presenceLocked(uuid)
 	// A second on either side: the same event is told as so long ago each time, and calls take their time.
-	from := events[0].AtUnixNano - int64(time.Second)
-	p.history = slices.DeleteFunc(slices.Clone(p.history), func(e *api.DeviceEvent) bool { return e.AtUnixNano >= from })
-	p.history = append(p.history, events...)
-	p.history = slices.Clone(p.history[max(0, len(p.history)-maxHistory):])
+	from, to := events[0].AtUnixNano-int64(time.Second), events[len(events)-1].AtUnixNano+int64(time.Second)
+	all := slices.DeleteFunc(slices.Clone(p.history), func(e *api.DeviceEvent) bool { return e.AtUnixNano >= from && e.AtUnixNano <= to })
+	all = append(all, events...)
+	slices.SortStableFunc(all, func(a, b *api.DeviceEvent) int { return cmp.Compare(a.AtUnixNano, b.AtUnixNano) })
+	p.history = slices.Clone(all[max(0, len(all)-maxHistory):])
 }
 
 func (t *hubTable) historyOf(uuid string) []*api.DeviceEvent {

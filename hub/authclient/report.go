@@ -15,8 +15,9 @@ import (
 )
 
 const (
-	// maxHistories devices' histories wait at most for auth; one more is dropped, for the device tells it again at its next registration.
+	// maxHistories devices' histories wait at most for auth, each of at most maxEvents, the newest; one more is dropped.
 	maxHistories = 4096
+	maxEvents    = 32
 	// historyBatch of them go in one call.
 	historyBatch = 256
 	// maxIncidents wait at most; one more is dropped: the log has it, and the first ones tell the most.
@@ -101,22 +102,34 @@ type outbox struct {
 
 type history struct {
 	events []wire.ConnEvent
-	at     time.Time // when the device told it
+	at     time.Time // when the device told the last of it
+}
+
+// then appends what the device told later: it tells a hub each event once.
+func (h history) then(next history) history {
+	all := make([]wire.ConnEvent, 0, len(h.events)+len(next.events))
+	for _, e := range h.events {
+		e.Ago += next.at.Sub(h.at)
+		all = append(all, e)
+	}
+	all = append(all, next.events...)
+	return history{all[max(0, len(all)-maxEvents):], next.at}
 }
 
 func (o *outbox) init() {
 	o.histories, o.wake = make(map[wire.UUID]history), make(chan struct{}, 1)
 }
 
-// ReportHistory passes on what a device remembers of its connections. It does not wait; a newer one of the device replaces one that waits.
+// ReportHistory passes on what a device newly tells of its connections. It does not wait.
 func (x *Client) ReportHistory(device wire.UUID, events []wire.ConnEvent) {
 	o := &x.outbox
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if _, held := o.histories[device]; !held && len(o.histories) >= maxHistories {
+	held, ok := o.histories[device]
+	if !ok && len(o.histories) >= maxHistories {
 		return
 	}
-	o.histories[device] = history{events, x.c.Now()}
+	o.histories[device] = held.then(history{events, x.c.Now()})
 	wake(o.wake)
 }
 
@@ -233,7 +246,9 @@ func (o *outbox) putBack(batch map[wire.UUID]history) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	for id, h := range batch {
-		if _, newer := o.histories[id]; !newer && len(o.histories) < maxHistories {
+		if newer, ok := o.histories[id]; ok {
+			o.histories[id] = h.then(newer)
+		} else if len(o.histories) < maxHistories {
 			o.histories[id] = h
 		}
 	}

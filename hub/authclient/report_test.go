@@ -89,8 +89,10 @@ func TestHistoryWaitsForAuthAndGrowsOlderMeanwhile(t *testing.T) {
 		done := make(chan struct{})
 		go func() { x.telling(ctx); close(done) }()
 		device := wire.NewUUID()
-		x.ReportHistory(device, []wire.ConnEvent{{Kind: wire.EventStarted}})
-		x.ReportHistory(device, []wire.ConnEvent{{Kind: wire.EventLost, Ago: time.Minute, Lasted: time.Second, Carrier: 1, Times: 3}}) // the newer counts
+		// A hub is told each event once: what comes later must not displace what waits.
+		x.ReportHistory(device, []wire.ConnEvent{{Kind: wire.EventStarted, Ago: time.Hour}})
+		time.Sleep(5 * time.Second)
+		x.ReportHistory(device, []wire.ConnEvent{{Kind: wire.EventLost, Ago: time.Minute, Lasted: time.Second, Carrier: 1, Times: 3}})
 		time.Sleep(10 * time.Second)
 		f.set(nil)
 		time.Sleep(retryMax)
@@ -99,12 +101,26 @@ func TestHistoryWaitsForAuthAndGrowsOlderMeanwhile(t *testing.T) {
 			t.Fatalf("told: %v", f.histories)
 		}
 		e := f.histories[0].Histories[0].Events
-		if len(e) != 1 || e[0].Kind != uint32(wire.EventLost) || e[0].AgoMs < 70_000 || e[0].AgoMs > 70_000+uint64(retryMax.Milliseconds()) ||
+		if len(e) != 2 || e[0].Kind != uint32(wire.EventStarted) || e[0].AgoMs < 3_615_000 {
+			t.Fatalf("events %v", e)
+		}
+		e = e[1:]
+		if e[0].Kind != uint32(wire.EventLost) || e[0].AgoMs < 70_000 || e[0].AgoMs > 70_000+uint64(retryMax.Milliseconds()) ||
 			e[0].LastedMs != 1000 || e[0].Carrier != "quic" || e[0].Times != 3 {
 			t.Errorf("events %v", e)
 		}
 		if f.calls > 40 {
 			t.Errorf("%d calls in 10 s while auth was away", f.calls)
+		}
+		f.set(errAway)
+		for range maxEvents + 1 {
+			x.ReportHistory(device, []wire.ConnEvent{{Kind: wire.EventLost}})
+		}
+		f.set(nil)
+		time.Sleep(retryMax)
+		synctest.Wait()
+		if n := len(f.histories[1].Histories[0].Events); n != maxEvents {
+			t.Errorf("%d events of one device, want %d", n, maxEvents)
 		}
 		cancel()
 		<-done
