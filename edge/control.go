@@ -50,11 +50,16 @@ func (l *link) adoptPolicy(blob []byte) error {
 	if err != nil {
 		return fmt.Errorf("policy: %w", err)
 	}
-	held, locks, _ := a.held()
-	if p.Revision < held.Revision {
-		return fmt.Errorf("policy: revision %d is older than %d, which is in force", p.Revision, held.Revision)
+	// Under the lock: the other tunnel may bring one in this moment.
+	var held, locks uint64
+	a.update(func() {
+		if held, locks = a.policy.Revision, a.locks; p.Revision >= held {
+			a.policy = p
+		}
+	})
+	if p.Revision < held {
+		return fmt.Errorf("policy: revision %d is older than %d, which is in force", p.Revision, held)
 	}
-	a.update(func() { a.policy = p })
 	tunnel.Debug(a.log, "policy in force", "revision", p.Revision)
 	return tunnel.Send(l.conn, wire.PolicyHeld{Policy: p.Revision, Locks: locks})
 }
@@ -65,12 +70,15 @@ func (l *link) adoptLocks(m *wire.Locks) error {
 		return fmt.Errorf("locks: revision %d holds locks, which this agent cannot enforce; update it", m.Revision)
 	}
 	a := l.a
-	held, locks, _ := a.held()
+	var held, locks uint64
+	a.update(func() {
+		held, locks = a.policy.Revision, a.locks
+		a.locks = max(locks, m.Revision)
+	})
 	if m.Revision < locks {
 		return fmt.Errorf("locks: revision %d is older than %d, which is in force", m.Revision, locks)
 	}
-	a.update(func() { a.locks = m.Revision })
-	return tunnel.Send(l.conn, wire.PolicyHeld{Policy: held.Revision, Locks: m.Revision})
+	return tunnel.Send(l.conn, wire.PolicyHeld{Policy: held, Locks: m.Revision})
 }
 
 // adoptTrust takes a trust bundle signed by a tunnel CA that we trust already, stores it when it is newer, and then acts on it.
