@@ -80,6 +80,7 @@ func (l *link) start(serving context.Context) {
 	l.goDo("streams", func(ctx context.Context) error { return l.acceptStreams(ctx, serving) })
 	l.goDo("questions", l.askLoop)
 	l.goDo("NAT", l.learnNAT)
+	l.goDo("addresses", func(context.Context) error { a.resolver.save(time.Now()); return nil })
 	go func() {
 		<-l.conn.Context().Done()
 		l.err = context.Cause(l.conn.Context())

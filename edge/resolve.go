@@ -74,7 +74,6 @@ func (r *resolver) resolve(ctx context.Context, hubs []string) ([]resolved, erro
 		wg.Go(func() { lists[i], errs[i] = r.one(ctx, hub) })
 	}
 	wg.Wait()
-	r.save(time.Now())
 	var out []resolved
 	seen := map[resolved]bool{}
 	for depth, more := 0, true; more && len(out) < maxAddresses; depth++ {
@@ -163,7 +162,8 @@ func sortedAddresses(ips []netip.Addr) []netip.Addr {
 	return out
 }
 
-// save writes what is remembered, if it changed and the last write is long enough ago: flash is not for addresses that flap.
+// save is called once a tunnel stands, for until then they may be a captive portal's. It writes what is remembered, if it changed and the last write is
+// long enough ago: flash is not for addresses that flap.
 func (r *resolver) save(now time.Time) {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -110,12 +110,17 @@ func TestLastGoodAddressesOutliveTheProcess(t *testing.T) {
 	if _, err := r.resolve(t.Context(), hubs); err != nil {
 		t.Fatal(err)
 	}
+	if _, err := os.Stat(filepath.Join(dir, addressFile)); err == nil {
+		t.Error("written before a tunnel stood")
+	}
+	r.save(time.Now())
 	first := written()
 	// Another order is no change; another address is, and waits its hour.
 	now = []netip.Addr{now[1], now[0]}
 	_, _ = r.resolve(t.Context(), hubs)
 	now = []netip.Addr{netip.MustParseAddr("2001:db8::1")}
 	_, _ = r.resolve(t.Context(), hubs)
+	r.save(time.Now())
 	if got := written(); got != first {
 		t.Error("written again at once")
 	}
