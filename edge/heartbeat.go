@@ -30,8 +30,10 @@ type beater struct {
 	sent  time.Time     // the last; zero: none
 	early time.Duration // how much before its time the next idle one goes
 	quiet int           // heartbeats since the last that wanted an answer
-	// promised is the interval that the last one told.
+	// promised is the interval that the last one told, told the first heartbeat that did; known: the hub has it.
 	promised time.Duration
+	told     uint32
+	known    bool
 	said     bool // the last one said that none is due
 	ask      bool // send one now and have it answered
 
@@ -100,14 +102,16 @@ func (b *beater) beat(now time.Time, p pace, random func(int64) int64) (h wire.H
 	want := b.ask || b.sent.IsZero() || b.wanted != 0 || p != paceIdle
 	b.seq++
 	b.sent, b.ask, b.said = now, false, last
-	// Up to a tenth early, so that a fleet that started together does not beat together; never late, for the hub and the NAT count.
-	b.early = time.Duration(random(int64(b.unused()/10) + 1))
+	// Up to a twentieth early, so that a fleet that started together does not beat together; never late, for the hub and the NAT count.
+	b.early = time.Duration(random(int64(b.unused()/20) + 1))
 	h = wire.Heartbeat{Seq: b.seq}
 	if !last {
 		h.Interval = b.interval(p)
-		b.promised = h.Interval
+		if h.Interval != b.promised {
+			b.promised, b.told, b.known = h.Interval, b.seq, false
+		}
 		b.quiet++
-		want = want || b.quiet >= answerEvery
+		want = want || b.quiet >= answerEvery || !b.known
 	}
 	if want {
 		h.Flags |= wire.HeartbeatAnswerWanted
@@ -116,6 +120,8 @@ func (b *beater) beat(now time.Time, p pace, random func(int64) int64) (h wire.H
 			b.wanted, b.asked, b.tries = b.seq, now, 0
 		}
 		b.tries++
+	} else if b.known && !last {
+		h = wire.Heartbeat{Again: true}
 	}
 	return h, true
 }
@@ -170,6 +176,7 @@ func (b *beater) answered(now time.Time, m *wire.HeartbeatAnswer) bool {
 			b.wary--
 		}
 		b.wanted, b.tries, b.doubted = 0, 0, false
+		b.known = m.Seq >= b.told
 	}
 	if next := clampHeartbeat(m.Interval); m.Interval > 0 && next != b.idle {
 		b.idle = next
@@ -360,9 +367,5 @@ func (l *link) heartbeat(ctx context.Context) error {
 }
 
 func (l *link) sendHeartbeat(h wire.Heartbeat) error {
-	raw, err := wire.Encode(h)
-	if err != nil {
-		return err
-	}
-	return l.conn.SendHeartbeat(raw)
+	return l.conn.SendHeartbeat(h.Append(nil))
 }

@@ -92,7 +92,7 @@ func TestTheCadenceFollowsTheStreams(t *testing.T) {
 			if h.Flags&wire.HeartbeatAnswerWanted != 0 {
 				wanted++
 			}
-			if h.Interval != tt.interval {
+			if h.Interval != tt.interval && !h.Again {
 				t.Fatalf("%s: says the next is due in %v", tt.name, h.Interval)
 			}
 		}
@@ -113,6 +113,9 @@ func TestASessionThatOpensIsWatchedAtOnceAndOneThatEndsTellsTheHub(t *testing.T)
 		}
 		p.run(5*time.Minute, always(paceIdle), 50*time.Millisecond)
 		last := p.sent[len(p.sent)-1]
+		for i := len(p.sent) - 1; last.Again; i-- { // as the last whole one
+			last = p.sent[i]
+		}
 		if want := map[bool]time.Duration{false: 25 * time.Second, true: 0}[kernel]; last.Interval != want {
 			t.Errorf("kernel %v: the last says the next is due in %v", kernel, last.Interval)
 		}

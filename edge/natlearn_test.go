@@ -284,6 +284,53 @@ func TestAnIdleTunnelBeatsAsItsNATWants(t *testing.T) {
 	}
 }
 
+// The short form says "as the last whole one", so it may follow only when the hub is known to have that; a tenth of them are whole and ask.
+func TestIdleHeartbeatsAreShortOnceTheHubKnowsTheInterval(t *testing.T) {
+	now := time.Now()
+	b := beater{idle: defaultHeartbeat, nat: defaultHeartbeat}
+	beat := func() wire.Heartbeat {
+		t.Helper()
+		at, ok := b.due(paceIdle)
+		if now = at; b.sent.IsZero() {
+			now = time.Now()
+		}
+		h, ok2 := b.beat(now, paceIdle, func(int64) int64 { return 0 })
+		if !ok || !ok2 {
+			t.Fatal("no beat when it was due")
+		}
+		return h
+	}
+	for range 3 {
+		if h := beat(); h.Again || h.Flags == 0 {
+			t.Fatalf("%+v before any answer", h)
+		}
+	}
+	b.answered(now, &wire.HeartbeatAnswer{Seq: b.seq})
+	whole := 0
+	for range 100 {
+		h := beat()
+		if h.Again && (h != wire.Heartbeat{Again: true}) {
+			t.Fatalf("%+v", h)
+		}
+		if !h.Again {
+			whole++
+			b.answered(now, &wire.HeartbeatAnswer{Seq: h.Seq})
+		}
+	}
+	if whole != 10 {
+		t.Errorf("%d of 100 are whole, want 10", whole)
+	}
+	b.nat = 101 * time.Second
+	if h := beat(); h.Again || h.Flags == 0 || h.Interval != b.nat {
+		t.Errorf("another interval: %+v", h)
+	}
+	// An answer to what was sent before it does not tell that it came.
+	b.answered(now, &wire.HeartbeatAnswer{Seq: b.told - 1})
+	if h := beat(); h.Again {
+		t.Error("short, but the interval may be unknown to the hub")
+	}
+}
+
 // A hub counts by the interval the last heartbeat told: one that grows is told before it is used.
 func TestALongerIntervalIsToldBeforeItIsUsed(t *testing.T) {
 	now := time.Now()
@@ -308,6 +355,8 @@ func TestALongerIntervalIsToldBeforeItIsUsed(t *testing.T) {
 			t.Fatalf("step %d: no beat when it was due", i)
 		}
 		b.answered(now, &wire.HeartbeatAnswer{Seq: h.Seq})
-		told, sent = h.Interval, now
+		if sent = now; !h.Again {
+			told = h.Interval
+		}
 	}
 }

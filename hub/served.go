@@ -48,6 +48,7 @@ type served struct {
 	interval time.Duration // between heartbeats; 0: an idle TLS tunnel, which kernel keepalive watches
 	silent   time.Time     // since when heartbeats are overdue; zero: they are not
 	seen     netip.AddrPort
+	seq      uint32 // of the last whole heartbeat
 	requests int
 	queue    []queued
 	sending  bool
@@ -283,7 +284,7 @@ func (s *served) sendQueued() {
 	}
 }
 
-// heartbeat handles one, and answers where an answer is due: always while the edge has streams, and else every tenth and after a change.
+// heartbeat handles one, and answers where an answer is due: always while the edge has streams, and else when it asks and after a change.
 func (s *served) heartbeat(b []byte) {
 	beat, err := wire.DecodeHeartbeat(b)
 	if err != nil {
@@ -295,6 +296,10 @@ func (s *served) heartbeat(b []byte) {
 		s.mu.Unlock()
 		return
 	}
+	if beat.Again {
+		beat.Interval, beat.Seq = s.interval, s.seq
+	}
+	s.seq = beat.Seq
 	moved, changed, returned := addr != s.seen, beat.Interval != s.interval, !s.silent.IsZero()
 	s.seen, s.interval, s.silent = addr, beat.Interval, time.Time{}
 	if beat.Interval > 0 {
@@ -302,7 +307,7 @@ func (s *served) heartbeat(b []byte) {
 	} else {
 		s.timer.Stop()
 	}
-	answer := moved || changed || returned || s.streams > 0 || beat.Flags&wire.HeartbeatAnswerWanted != 0 || beat.Seq%10 == 0
+	answer := moved || changed || returned || s.streams > 0 || beat.Flags&wire.HeartbeatAnswerWanted != 0
 	s.mu.Unlock()
 	if returned {
 		s.h.setSilent(s.t, false)

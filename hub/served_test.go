@@ -165,16 +165,35 @@ func TestAnIdleTLSTunnelHasNoHeartbeatDeadline(t *testing.T) {
 	})
 }
 
-func TestHeartbeatsAreAnsweredAlwaysWithStreamsAndElseEveryTenth(t *testing.T) {
+func TestHeartbeatsAreAnsweredAlwaysWithStreamsAndElseWhenTheyAsk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, x, edge := servedTunnel(t)
+		send := func(hb wire.Heartbeat) {
+			t.Helper()
+			if err := edge.SendHeartbeat(hb.Append(nil)); err != nil {
+				t.Fatal(err)
+			}
+			synctest.Wait()
+		}
 		for seq := range uint32(20) {
 			beat(t, edge, seq+1, heartbeatWish)
 		}
-		if n := answers(edge); n != 2 {
-			t.Errorf("%d answers to 20 idle heartbeats, want 2", n)
+		if n := answers(edge); n != 0 {
+			t.Errorf("%d answers to 20 idle heartbeats", n)
 		}
-		beat(t, edge, 21, time.Second)
+		send(wire.Heartbeat{Seq: 21, Interval: heartbeatWish, Flags: wire.HeartbeatAnswerWanted})
+		if n := answers(edge); n != 1 {
+			t.Errorf("%d answers to one that asked", n)
+		}
+		// The short form holds the tunnel as long as the last whole one told, and is not answered.
+		for range 10 {
+			time.Sleep(missedBeats * heartbeatWish)
+			send(wire.Heartbeat{Again: true})
+		}
+		if n := answers(edge); n != 0 || edge.Context().Err() != nil {
+			t.Errorf("%d answers to 10 short heartbeats; the tunnel: %v", n, context.Cause(edge.Context()))
+		}
+		beat(t, edge, 22, time.Second)
 		if n := answers(edge); n != 1 {
 			t.Errorf("%d answers to a new interval", n)
 		}

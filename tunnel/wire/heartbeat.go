@@ -16,7 +16,13 @@ type Heartbeat struct {
 	Seq      uint32
 	Flags    uint8
 	Interval time.Duration // when the next is due; the hub allows for three of them
+	// Again is the short form, one byte: what the last whole one told holds, and no answer is wanted. It has no other field. Idle devices
+	// pay for each byte of it three and a half thousand times a day.
+	Again bool
 }
+
+// again is the short form. A message's first byte is 0.
+const again = 1
 
 // HeartbeatAnswer is the hub's answer to some heartbeats.
 type HeartbeatAnswer struct {
@@ -31,11 +37,23 @@ func (Heartbeat) Type() Type       { return TypeHeartbeat }
 func (HeartbeatAnswer) Type() Type { return TypeHeartbeatAnswer }
 
 // Append implements Message.
-func (m Heartbeat) Append(b []byte) []byte       { return appendMessage(b, m.Type(), m.fields) }
 func (m HeartbeatAnswer) Append(b []byte) []byte { return appendMessage(b, m.Type(), m.fields) }
 
+// Append implements Message.
+func (m Heartbeat) Append(b []byte) []byte {
+	if m.Again {
+		return append(b, again)
+	}
+	return appendMessage(b, m.Type(), m.fields)
+}
+
 // DecodeHeartbeat decodes what a hub receives as heartbeat.
-func DecodeHeartbeat(b []byte) (Heartbeat, error) { return decodeAs[Heartbeat](b) }
+func DecodeHeartbeat(b []byte) (Heartbeat, error) {
+	if len(b) == 1 && b[0] == again {
+		return Heartbeat{Again: true}, nil
+	}
+	return decodeAs[Heartbeat](b)
+}
 
 // DecodeHeartbeatAnswer decodes what an edge receives as heartbeat.
 func DecodeHeartbeatAnswer(b []byte) (HeartbeatAnswer, error) {

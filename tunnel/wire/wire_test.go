@@ -51,7 +51,7 @@ func examples() []decodable {
 		&Announce{UUID(id(4)), Incarnation(id(5)), 1, 7, nonce(3), bytes.Repeat([]byte{6}, 64), 1 << 60, 2,
 			time.UnixMilli(1800000000123).UTC(), v4, true, 1000, []string{"root"}},
 		&Withdraw{UUID(id(4)), Incarnation(id(5)), 1, 7, CloseIdle, "heartbeats stopped"}, &Announced{}, &PeerOpen{UUID(id(4)), 1},
-		&Heartbeat{42, HeartbeatAnswerWanted, 25 * time.Second},
+		&Heartbeat{42, HeartbeatAnswerWanted, 25 * time.Second, false},
 		&HeartbeatAnswer{42, v4, time.UnixMilli(1800000000123).UTC(), 55 * time.Second},
 		&Attach{KindSession, StreamID(id(8)), 3, 1 << 33, 77, UUID(id(1)), Incarnation(id(2)), true, open.Append(nil)},
 		&Attached{StreamDenied, "no such login", 77, 88}, &open,
