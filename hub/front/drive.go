@@ -24,7 +24,8 @@ type Routes interface {
 var errNoAnswer = errors.New("the device did not answer in time")
 
 // startStream begins a resumable stream to a device, and finds another attachment whenever it loses one; it does not wait for the device's
-// answer. life is how long it waits for one in vain. watch, unless nil, is told each time the device is found away, because the stream is detached or all its routes are silent, and there again.
+// answer. life is how long it waits for one in vain. watch, unless nil, is told each time the device is found away, because the stream is detached
+// or no route of the device's answers, and there again.
 func (s *Server) startStream(ctx context.Context, device wire.UUID, a *wire.Attach, life time.Duration, watch func(attached bool)) (*resume.Stream, error) {
 	att, err := s.c.Backend.OpenStream(ctx, device, a)
 	if err != nil {
@@ -50,6 +51,7 @@ func (s *Server) startStream(ctx context.Context, device wire.UUID, a *wire.Atta
 func Drive(ctx context.Context, r Routes, device wire.UUID, stream *resume.Stream, watch func(there bool)) {
 	there := true
 	moved, _ := r.Silent(device) // it was opened by the best
+	stuck := false               // on the silent one: the other does not answer either
 	tell := func(now bool) {
 		if now != there && watch != nil {
 			watch(now)
@@ -59,15 +61,16 @@ func Drive(ctx context.Context, r Routes, device wire.UUID, stream *resume.Strea
 	for {
 		changed := r.RouteChanged(device)
 		some, all := r.Silent(device)
-		tell(!all)
-		switch {
-		case !some:
-			moved = false
-		case !all && !moved && stream.Answered():
+		if !some {
+			moved, stuck = false, false
+		}
+		tell(!all && !stuck)
+		if some && !all && (!moved || stuck) && stream.Answered() {
 			moved = true // once: it may have been on the better one already
-			if resumeOnce(ctx, r, device, stream, changed) == nil {
+			if stuck = resumeOnce(ctx, r, device, stream, changed) != nil; !stuck {
 				continue
 			}
+			tell(false)
 		}
 		select {
 		case <-stream.Done():
@@ -78,6 +81,7 @@ func Drive(ctx context.Context, r Routes, device wire.UUID, stream *resume.Strea
 				continue
 			}
 			tell(false)
+			stuck = false
 			reattach(ctx, r, device, stream)
 		case <-ctx.Done():
 			t := time.NewTimer(stopWait)

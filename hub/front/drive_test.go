@@ -2,6 +2,7 @@ package front
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -388,6 +389,27 @@ func TestASilentDeviceIsSaidToBeAway(t *testing.T) {
 	wait(t, "second notice", func() bool { return strings.Contains(x.shown(), "is back") })
 	wait(t, "state", func() bool { return !away() })
 }
+
+// A standby that carried nothing for a while may be as dead as the active tunnel, and not known to be.
+func TestADeviceIsAwayWhoseStandbyDoesNotAnswerEither(t *testing.T) {
+	f := start(t, func(c *Config) { c.NoticeAfter = 10 * time.Millisecond })
+	x, _ := f.terminal(t, true, "print hello\r\n")
+	wait(t, "output", func() bool { return x.shown() == "hello\r\n" })
+	f.quieten(true, deadConn{})
+	wait(t, "notice", func() bool { return strings.Contains(x.shown(), "is lost") })
+	hub, edge := tunneltest.Pair(t)
+	f.edge.serve(t, edge)
+	f.quieten(true, hub)
+	wait(t, "second notice", func() bool { return strings.Contains(x.shown(), "is back") })
+	f.quieten(false, nil)
+	_, _ = x.in.Write([]byte("y"))
+	wait(t, "echo", func() bool { return strings.HasSuffix(x.shown(), "y") })
+}
+
+// deadConn opens no stream.
+type deadConn struct{ tunnel.Conn }
+
+func (deadConn) OpenStream(context.Context) (tunnel.Stream, error) { return nil, errNoAnswer }
 
 // A standby at another hub is used as soon as the active tunnel says nothing, whether or not that is lost in the end.
 func TestASessionLeavesASilentTunnelForABetterOne(t *testing.T) {
