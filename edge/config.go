@@ -41,6 +41,7 @@ type Config struct {
 	// NoStandby keeps a device to one tunnel where it would hold a second at another hub.
 	NoStandby bool
 	// Reprobe is when QUIC is tried again after TLS had to do: then, after three times and twelve times as long, and every that long; 0: 5 min.
+	// A tunnel at another hub than the first in this device's order is moved there between one and three times as long after it was made.
 	Reprobe time.Duration
 	// Carriers restricts what is dialled.
 	Carriers Carriers

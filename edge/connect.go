@@ -82,8 +82,14 @@ func (r *round) stages(c Carriers, by lead) ([]stage, error) {
 	var same, first, last []hubTarget
 	taken := k.other().current.Load() // the other slot's
 	mine := k.current.Load()
-	for _, t := range a.ranked() {
+	order := a.ranked()
+	if r.purpose == forHome {
+		order = order[:1]
+	}
+	for _, t := range order {
 		switch {
+		case r.purpose == forHome: // though the standby is there, which then goes elsewhere
+			first = append(first, t)
 		case mine != nil && mine.on(&t) && (r.purpose == forQUIC || r.purpose == forTLS):
 			same = append(same, t) // only the carrier is to change
 		case taken != nil && taken.on(&t):

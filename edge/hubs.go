@@ -67,6 +67,13 @@ func (a *Agent) ranked() []hubTarget {
 	return append(out, rest...)
 }
 
+// first reports whether the signed list itself has the hub first.
+func (a *Agent) first(t *hubTarget) bool {
+	id, err := wire.ParseUUID(a.state.get().UUID)
+	order := hublist.Order(a.hubList(), id)
+	return err == nil && len(order) > 0 && order[0].UUID == t.id
+}
+
 // told is the addresses that the configuration names, read anew where they come from a file; none: the cluster's own are dialled.
 func (a *Agent) told() []string {
 	var out []string

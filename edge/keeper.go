@@ -28,6 +28,7 @@ const (
 	forElsewhere         // the hub goes away, or the other slot is there too
 	forQUIC              // the tunnel is on TLS
 	forTLS               // a metered device has nothing to do any more
+	forHome              // the tunnel is not at the hub this device ranks first
 )
 
 // keeper keeps the tunnel of one slot: it makes one, replaces it before it is closed where that can be, and makes another when it was lost.
@@ -55,6 +56,8 @@ type keeper struct {
 	alone    bool      // no second hub was found
 	probed   int       // tries for QUIC so far
 	returned time.Time // when QUIC last took over from TLS by a try
+	home     time.Time // when to look whether the tunnel is at the hub ranked first
+	strays   int       // tries in vain to get there since
 	used     time.Time // when a stream was open last
 	busy     bool      // one was at the last look
 	rounds   []*round  // at work, oldest first
@@ -196,6 +199,8 @@ func (k *keeper) goal(now time.Time) purpose {
 			return forElsewhere
 		}
 		return forNothing
+	case !busy && !now.Before(k.home) && a.strayed(cur):
+		return forHome
 	case a.cfg.Carriers != AnyCarrier:
 		return forNothing
 	case a.cfg.Metered && !busy:
@@ -251,6 +256,9 @@ func (k *keeper) plan(now time.Time, begin func(urgent bool)) time.Time {
 	look := now.Add(lookAgain)
 	if k.a.cfg.Metered && cur != nil && cur.at.carrier == tunnel.CarrierQUIC {
 		look = earlier(look, now.Add(max(meteredLinger-now.Sub(k.used), time.Second)))
+	}
+	if cur != nil && k.slot == slotActive && k.home.After(now) {
+		look = earlier(look, k.home)
 	}
 	if k.purpose == forNothing {
 		k.dark = time.Time{}
@@ -317,7 +325,7 @@ func (k *keeper) change(p purpose, now time.Time) {
 		case k.slot == slotStandby && k.next.Before(now):
 			k.next = now.Add(k.b.upTo(k.window()))
 		}
-	case forElsewhere, forTLS:
+	case forElsewhere, forTLS, forHome:
 		k.next = now
 	case forQUIC:
 		k.probed = 0
@@ -380,6 +388,12 @@ func (k *keeper) finished(ctx, serving context.Context, o outcome) {
 	if ctx.Err() != nil || o.purpose != k.purpose || errors.Is(o.err, errOvertaken) || errors.Is(o.err, context.Canceled) {
 		return
 	}
+	if k.purpose == forHome {
+		k.strays++
+		k.settle(now)
+		tunnel.Debug(k.a.log, "the first hub is not to be had", "error", o.err)
+		return
+	}
 	if k.purpose == forQUIC {
 		k.probed++
 		k.next = k.probeAt(now)
@@ -419,6 +433,10 @@ func (k *keeper) adopt(serving context.Context, l *link, late <-chan *result[*li
 	old := k.current.Load()
 	k.late, k.leaving, k.dark, k.barred = late, false, time.Time{}, time.Time{}
 	k.current.Store(l)
+	if !k.a.strayed(l) {
+		k.strays = 0
+	}
+	k.settle(time.Now())
 	for _, r := range k.rounds {
 		r.cancel()
 	}
@@ -426,6 +444,19 @@ func (k *keeper) adopt(serving context.Context, l *link, late <-chan *result[*li
 		k.retire(serving, old)
 	}
 	nudge(k.other().wake)
+}
+
+// settle sets when the tunnel may move to the hub ranked first: devices that fled from a hub return to it over ten minutes, and what failed
+// is tried ever more rarely, for it costs a handshake.
+func (k *keeper) settle(now time.Time) {
+	after := k.a.probeAfter(0) << min(k.strays, 8)
+	k.home = now.Add(after + k.b.upTo(2*after))
+}
+
+// strayed reports whether a tunnel is not at the hub that the signed list ranks first for this device, and that hub is not one to avoid now.
+func (a *Agent) strayed(l *link) bool {
+	order := a.ranked()
+	return len(order) > 1 && order[0].id != (wire.UUID{}) && !l.on(&order[0]) && a.first(&order[0])
 }
 
 // discardLate closes what comes late for a tunnel that is gone.

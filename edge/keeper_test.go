@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -375,6 +376,34 @@ func TestADrainMovesTheTunnelBeforeItEnds(t *testing.T) {
 	}
 }
 
+func TestADeviceReturnsToTheHubItRanksFirst(t *testing.T) {
+	t.Parallel()
+	m := newTestMesh(t, "a", "b", "c")
+	a := m.start(Config{Reprobe: 300 * time.Millisecond})
+	at := m.next(slotActive)
+	eventually(t, "the agent holds the list of hubs", func() bool { return a.hubList().Revision == 1 })
+	list, err := hublist.Open(m.tell, []ed25519.PublicKey{m.hubs[0].set.GrantKey().Public().(ed25519.PublicKey)}, testCluster)
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := wire.UUID(hublist.Order(list, at.register.UUID)[0].UUID)
+	for at.hub.uuid != first { // it joined by the address of another
+		at = m.next(slotActive)
+	}
+	path := m.paths[at.hub]
+	path.noUDP.Store(true)
+	path.noTCP.Store(true)
+	at.conn.CloseWithError(wire.CloseNormal, "crash")
+	if fled := m.next(slotActive); fled.hub.uuid == first {
+		t.Fatal("came back to the dead hub")
+	}
+	path.noUDP.Store(false)
+	path.noTCP.Store(false)
+	for m.next(slotActive).hub.uuid != first { // until it has noticed, it may try in vain
+	}
+	m.none(slotActive, time.Second)
+}
+
 func TestASessionOnADeadQUICPathMovesToAnother(t *testing.T) {
 	t.Parallel()
 	m := newTestMesh(t, "")
@@ -467,7 +496,7 @@ func TestAMeteredDeviceIdlesOnTLSAndServesOnQUIC(t *testing.T) {
 	idle := &keeper{a: &Agent{cfg: a.cfg, streams: newStreams(nil, 1)}}
 	idle.current.Store(k.current.Load())
 	now := time.Now()
-	idle.used = now
+	idle.used, idle.home = now, now.Add(time.Hour) // which hub is no matter here
 	if p := idle.goal(now.Add(meteredLinger - time.Second)); p != forNothing {
 		t.Errorf("just after the last stream: %d", p)
 	}
