@@ -155,7 +155,7 @@ func (c *conn) readFrame() error {
 	if err := c.readFull(h[:], true); err != nil {
 		return err
 	}
-	c.wakeOwner()
+	defer c.wakeOwner()
 	f, n, err := parseFrameHeader(h)
 	if err != nil {
 		return err

@@ -123,7 +123,8 @@ func (c *conn) tryPark() bool {
 	return true
 }
 
-// wakeOwner tells a resting owner that there is something for it.
+// wakeOwner tells a resting owner that there is something for it, after it was delivered: an owner that comes to rest in between would not
+// see it, and would sleep on it.
 func (c *conn) wakeOwner() {
 	c.park.mu.Lock()
 	wake := c.park.wake

@@ -138,3 +138,49 @@ func TestParkedTunnelWakes(t *testing.T) {
 		})
 	}
 }
+
+// An owner that came to rest between a frame's header and its body slept on the message: it was woken for the header only, and refuses to
+// rest only when a whole message waits.
+func TestWhoComesToRestWhileAMessageArrivesIsWoken(t *testing.T) {
+	hub, edge := pair(t, Options{})
+	defer edge.CloseWithError(wire.CloseNormal, "")
+	defer hub.CloseWithError(wire.CloseNormal, "")
+	next := func() ([]byte, bool) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Millisecond)
+		defer cancel()
+		b, _, err := hub.(Parker).Next(ctx)
+		return b, err == nil
+	}
+	for round := range 20 {
+		woken := make(chan struct{}, 1)
+		parked(t, hub, func() { woken <- struct{}{} })
+		tc := edge.(*conn).tc
+		if _, err := tc.Write([]byte{byte(frameControl), 0, 0, 1}); err != nil {
+			t.Fatal(err)
+		}
+		<-woken // the reader is back, and at the header or behind it
+		if _, ok := next(); ok {
+			t.Fatal("a message without its body")
+		}
+		rests := hub.(Parker).Park(func() { woken <- struct{}{} })
+		if _, err := tc.Write([]byte{'m'}); err != nil {
+			t.Fatal(err)
+		}
+		for late := time.After(5 * time.Second); ; {
+			if rests {
+				select {
+				case <-woken:
+				case <-late:
+					t.Fatalf("round %d: nobody was woken", round)
+				}
+			}
+			if b, ok := next(); ok {
+				if string(b) != "m" {
+					t.Fatalf("got %q", b)
+				}
+				break
+			}
+			rests = hub.(Parker).Park(func() { woken <- struct{}{} })
+		}
+	}
+}
