@@ -210,6 +210,29 @@ func TestWaitersAreBounded(t *testing.T) {
 	}
 }
 
+// With more devices waited for than the bound, each that waited anew woke all the others, which waited anew.
+func TestManyWaitersDoNotWakeEachOther(t *testing.T) {
+	var r Registry
+	ids := make([]wire.UUID, maxWaiters+2)
+	var woken []<-chan struct{}
+	for i := range ids {
+		ids[i] = wire.UUID{2, byte(i), byte(i >> 8)}
+		n := reg(wire.Incarnation{1}, 0, 1)
+		n.UUID = ids[i]
+		accept(t, &r, n)
+	}
+	for _, id := range ids {
+		woken = append(woken, r.Changed(id))
+	}
+	for _, c := range woken {
+		select {
+		case <-c:
+			t.Fatal("one was woken without a change")
+		default:
+		}
+	}
+}
+
 // cluster is three hubs and the messages between them.
 type cluster struct {
 	rnd   *rand.Rand

@@ -34,7 +34,7 @@ const (
 	// gives out are not too far ahead for a third hub whose clock is a little behind.
 	maxAhead   = 2 * time.Second
 	mergeAhead = time.Second
-	// maxWaiters devices may be waited for by name; with more, all are woken and ask again.
+	// maxWaiters devices, or twice those known, may be waited for by name; with more, all are woken and ask again.
 	maxWaiters = 4096
 )
 

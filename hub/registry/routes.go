@@ -103,8 +103,8 @@ func (r *Registry) Changed(id wire.UUID) <-chan struct{} {
 	defer r.mu.Unlock()
 	c := r.waiters[id]
 	if c == nil {
-		if len(r.waiters) >= maxWaiters {
-			// Nobody says when he stops waiting. Those who still do ask again.
+		if len(r.waiters) >= max(maxWaiters, 2*len(r.devices)) {
+			// Nobody says when he stops waiting. Those who still do ask again; all of them have room, or they would wake each other for ever.
 			for _, c := range r.waiters {
 				close(c)
 			}
