@@ -201,9 +201,22 @@ func (c *control) once() error {
 		return err
 	}
 	s := &controlStream{c: c, incarnation: routes[0].Incarnation}
-	var wg sync.WaitGroup
 	c.mu.Lock()
 	s.Stream = resume.Open(att, a, resume.Options{SendBuffer: controlBuffer, RecvBuffer: controlBuffer, DetachedLife: c.life})
+	c.mu.Unlock()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		defer s.recovered()
+		front.Drive(c.h.controls.ctx, &backend{c.h}, c.device, s.Stream, func(bool) { c.h.auth.SessionsDirty() })
+	})
+	// What is to be said stays pending until the device has taken the stream: one that has too many refuses it, and a Kill must not be lost
+	// with it.
+	if err := s.WaitAttached(ctx); err != nil {
+		s.End(err)
+		wg.Wait()
+		return err
+	}
+	c.mu.Lock()
 	c.stream = s
 	pending := c.pending
 	c.pending = nil
@@ -211,9 +224,6 @@ func (c *control) once() error {
 		_ = c.writeLocked(s, b)
 	}
 	c.mu.Unlock()
-	wg.Go(func() {
-		front.Drive(c.h.controls.ctx, &backend{c.h}, c.device, s.Stream, func(bool) { c.h.auth.SessionsDirty() })
-	})
 	leave := func() { // the device has a while to learn of it
 		_ = s.Close()
 		s.SetDetachedLife(controlLinger)
@@ -323,16 +333,19 @@ func (s *controlStream) request(wg *sync.WaitGroup, slots chan struct{}, f func(
 		return false
 	}
 	wg.Go(func() {
-		defer func() {
-			<-slots
-			if p := recover(); p != nil {
-				s.c.h.config.Logger.Error("panic in a control stream", "device", s.c.device.String(), "panic", p, "stack", string(debug.Stack()))
-				s.Reset(wire.StreamInternal)
-			}
-		}()
+		defer func() { <-slots }()
+		defer s.recovered()
 		f()
 	})
 	return true
+}
+
+// recovered is deferred by the stream's goroutines: a panic in one ends the stream.
+func (s *controlStream) recovered() {
+	if p := recover(); p != nil {
+		s.c.h.config.Logger.Error("panic in a control stream", "device", s.c.device.String(), "panic", p, "stack", string(debug.Stack()))
+		s.Reset(wire.StreamInternal)
+	}
 }
 
 // reply answers on this stream, not on a later one.

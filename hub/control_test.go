@@ -82,12 +82,14 @@ func grantOver(t *testing.T, h *Hub, id [16]byte) {
 	h.controls.mu.Lock()
 	c := h.controls.of[testUUID]
 	h.controls.mu.Unlock()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.stream == nil {
-		t.Fatal("there is no control stream")
-	}
-	h.granted.add(id, c.stream, []byte("grant"), &api.SessionState{Id: id[:]})
+	var stream *controlStream
+	waitFor(t, "the control stream", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		stream = c.stream
+		return stream != nil
+	})
+	h.granted.add(id, stream, []byte("grant"), &api.SessionState{Id: id[:]})
 }
 
 func (e testEdge) registerAgain(t *testing.T, h *Hub, counter uint64) tunnel.Conn {
@@ -152,6 +154,15 @@ func TestAKillWaitsForItsDevice(t *testing.T) {
 	waitFor(t, "synced cache", func() bool { return h.auth.Cache.Device(testUUID) != nil })
 	h.killOnDevice(testUUID, [16]byte{5}, "gone")
 	conn := registered(t, a, h, e)
+	// At its limit of streams the device refuses the control stream too: somebody who holds them all must not be safe from a kill.
+	att, err := conn.AcceptStream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := resume.ReadAttach(t.Context(), att); err != nil {
+		t.Fatal(err)
+	}
+	resume.Refuse(att, wire.StreamResourceShortage, "too many streams")
 	if k, ok := acceptControl(t, conn, nil).receive().(*wire.Kill); !ok || k.SessionID != [16]byte{5} {
 		t.Errorf("got %+v", k)
 	}
