@@ -153,8 +153,11 @@ func (h *Hub) deviceTLS(device wire.UUID, wrong *error) *tls.Config {
 		MinVersion: tls.VersionTLS13, InsecureSkipVerify: true, // VerifyConnection decides
 		GetClientCertificate: func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return h.auth.Certificate(), nil },
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			*wrong = h.checkDevice(cs, device)
-			return *wrong
+			err := h.checkDevice(cs, device)
+			if !errors.Is(err, ca.ErrExpired) || !h.isKeyOf(cs, device) { // the device's own certificate that ran out accuses nobody
+				*wrong = err
+			}
+			return err
 		},
 	}
 }
@@ -167,11 +170,16 @@ func (h *Hub) checkDevice(cs tls.ConnectionState, device wire.UUID) error {
 	if err := id.Require(ca.RoleDevice); err != nil {
 		return fmt.Errorf("%w: role %s", err, id.Role)
 	}
-	key, _ := cs.PeerCertificates[0].PublicKey.(ed25519.PublicKey)
-	if d := h.auth.Cache.Device(device); id.UUID != device.String() || d == nil || !d.Key.Equal(key) {
+	if id.UUID != device.String() || !h.isKeyOf(cs, device) {
 		return fmt.Errorf("%w: it is device %s", errNotDevice, id.UUID)
 	}
 	return nil
+}
+
+// isKeyOf tells whether a certificate is of the device's key.
+func (h *Hub) isKeyOf(cs tls.ConnectionState, device wire.UUID) bool {
+	d := h.auth.Cache.Device(device)
+	return d != nil && len(cs.PeerCertificates) > 0 && d.Key.Equal(cs.PeerCertificates[0].PublicKey)
 }
 
 // peerTLS is for dialling that hub.
