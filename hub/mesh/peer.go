@@ -263,12 +263,15 @@ var errUnlisted = errors.New("the hub is no longer of the cluster")
 
 // remove ends what there is of a hub that is no longer of the list.
 func (p *peer) remove() {
-	p.mu.Lock()
-	p.removed = true
-	l := p.link
-	p.mu.Unlock()
 	p.stop(errUnlisted)
+	p.mu.Lock()
+	l := p.link
+	if l != nil {
+		p.setLocked(nil) // nothing it still says is taken
+	}
+	p.removed, p.gone = true, true // and no grace ends later: the hub may be of the list again by then, as another peer
 	p.timer.Stop()
+	p.mu.Unlock()
 	if l != nil {
 		_ = l.conn.CloseWithError(wire.CloseAuth, errUnlisted.Error())
 	}
