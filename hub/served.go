@@ -46,6 +46,7 @@ type served struct {
 	ended    bool
 	streams  int
 	interval time.Duration // between heartbeats; 0: an idle TLS tunnel, which kernel keepalive watches
+	due      time.Time     // when the timer is to fire: it may have fired as a heartbeat came
 	silent   time.Time     // since when heartbeats are overdue; zero: they are not
 	seen     netip.AddrPort
 	seq      uint32 // of the last whole heartbeat
@@ -303,7 +304,7 @@ func (s *served) heartbeat(b []byte) {
 	moved, changed, returned := addr != s.seen, beat.Interval != s.interval, !s.silent.IsZero()
 	s.seen, s.interval, s.silent = addr, beat.Interval, time.Time{}
 	if beat.Interval > 0 {
-		s.timer.Reset(missedBeats*beat.Interval + beatSlack)
+		s.waitLocked(missedBeats*beat.Interval + beatSlack)
 	} else {
 		s.timer.Stop()
 	}
@@ -320,18 +321,23 @@ func (s *served) heartbeat(b []byte) {
 	}
 }
 
+func (s *served) waitLocked(d time.Duration) {
+	s.due = time.Now().Add(d)
+	s.timer.Reset(d)
+}
+
 // overdue is called when no heartbeat came in time. A tunnel without streams is closed. One with streams is silent: not where anybody
 // would look for the device, but kept, for a path that answers again costs nothing.
 func (s *served) overdue() {
 	s.mu.Lock()
-	if s.ended || s.interval <= 0 {
+	if s.ended || s.interval <= 0 || time.Now().Before(s.due) {
 		s.mu.Unlock()
 		return
 	}
 	silent := s.streams > 0 && s.silent.IsZero()
 	if silent {
 		s.silent = time.Now()
-		s.timer.Reset(maxSilent)
+		s.waitLocked(maxSilent)
 	} else {
 		s.spawnLocked(s.closeOverdue)
 	}
