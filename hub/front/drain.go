@@ -30,19 +30,24 @@ func (s *Server) Drain(left time.Duration) {
 func (s *Server) tellDrain(ctx context.Context, end time.Time) {
 	t := time.NewTicker(drainNotice)
 	defer t.Stop()
-	told := make(map[*session]bool)
 	for {
 		s.mu.Lock()
 		var all []*session
 		for _, x := range s.sessions {
-			if x.live.Load() != nil && !told[x] {
+			if x.live.Load() != nil && !x.notices.drain.Load() {
 				all = append(all, x)
 			}
 		}
 		s.mu.Unlock()
 		for _, x := range all {
-			told[x] = x.notices.write(fmt.Sprintf("the hub %s goes down in %s, and what runs through it ends; another hub takes you back at once",
-				s.c.HubName, time.Until(end).Round(time.Second)))
+			// Each in a goroutine of its own: a client that does not read holds up nobody else.
+			s.wg.Go(func() {
+				defer s.recovered(x.c)
+				if x.notices.write(fmt.Sprintf("the hub %s goes down in %s, and what runs through it ends; another hub takes you back at once",
+					s.c.HubName, time.Until(end).Round(time.Second))) {
+					x.notices.drain.Store(true)
+				}
+			})
 		}
 		select {
 		case <-t.C:

@@ -3,6 +3,7 @@ package front
 import (
 	"io"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -18,6 +19,8 @@ type notices struct {
 	// the write blocks those behind it anyway. A notice only tries for it.
 	writing sync.Mutex
 	screen  screen
+
+	drain atomic.Bool // told that the hub ends
 
 	mu    sync.Mutex
 	off   bool
