@@ -21,6 +21,9 @@ const (
 	// missedBeats is how many intervals may pass without a heartbeat before a tunnel is overdue, and beatSlack what is added.
 	missedBeats = 3
 	beatSlack   = 2 * time.Second
+	// wakeWait is how soon after the first stream a heartbeat is due, whatever interval was told before: an edge beats at once when it is
+	// wanted, so an idle tunnel that is dead shows it now.
+	wakeWait = 8 * time.Second
 	// maxSilent is how long a tunnel with streams may be overdue: as long as a session waits for its device.
 	maxSilent = 10 * time.Minute
 	// parkAfter is how long a TLS tunnel is idle before it rests.
@@ -45,6 +48,7 @@ type served struct {
 	mu       sync.Mutex
 	ended    bool
 	streams  int
+	waking   bool          // wakeWait runs
 	interval time.Duration // between heartbeats; 0: an idle TLS tunnel, which kernel keepalive watches
 	due      time.Time     // when the timer is to fire: it may have fired as a heartbeat came
 	silent   time.Time     // since when heartbeats are overdue; zero: they are not
@@ -303,11 +307,7 @@ func (s *served) heartbeat(b []byte) {
 	s.seq = beat.Seq
 	moved, changed, returned := addr != s.seen, beat.Interval != s.interval, !s.silent.IsZero()
 	s.seen, s.interval, s.silent = addr, beat.Interval, time.Time{}
-	if beat.Interval > 0 {
-		s.waitLocked(missedBeats*beat.Interval + beatSlack)
-	} else {
-		s.timer.Stop()
-	}
+	s.expectLocked()
 	answer := moved || changed || returned || s.streams > 0 || beat.Flags&wire.HeartbeatAnswerWanted != 0
 	s.mu.Unlock()
 	if returned {
@@ -321,6 +321,16 @@ func (s *served) heartbeat(b []byte) {
 	}
 }
 
+// expectLocked sets when the next heartbeat is due by the interval last told.
+func (s *served) expectLocked() {
+	s.waking = false
+	if s.interval > 0 {
+		s.waitLocked(missedBeats*s.interval + beatSlack)
+	} else {
+		s.timer.Stop()
+	}
+}
+
 func (s *served) waitLocked(d time.Duration) {
 	s.due = time.Now().Add(d)
 	s.timer.Reset(d)
@@ -330,7 +340,7 @@ func (s *served) waitLocked(d time.Duration) {
 // would look for the device, but kept, for a path that answers again costs nothing.
 func (s *served) overdue() {
 	s.mu.Lock()
-	if s.ended || s.interval <= 0 || time.Now().Before(s.due) {
+	if s.ended || s.interval <= 0 && !s.waking || time.Now().Before(s.due) {
 		s.mu.Unlock()
 		return
 	}
@@ -407,7 +417,10 @@ func (h *Hub) openLocal(ctx context.Context, t *registry.Tunnel) (tunnel.Stream,
 		return t.Conn.OpenStream(ctx)
 	}
 	s.mu.Lock()
-	s.streams++
+	if s.streams++; s.streams == 1 && !s.ended && s.silent.IsZero() && (s.interval <= 0 || time.Until(s.due) > wakeWait) {
+		s.waking = true
+		s.waitLocked(wakeWait)
+	}
 	s.mu.Unlock()
 	stream, err := t.Conn.OpenStream(ctx)
 	if err != nil {
@@ -421,8 +434,12 @@ func (s *served) streamEnded() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.streams--
-	if s.streams == 0 && !s.silent.IsZero() {
+	switch {
+	case s.streams > 0 || s.ended:
+	case !s.silent.IsZero():
 		s.spawnLocked(s.closeOverdue)
+	case s.waking: // it was over before the edge could say anything
+		s.expectLocked()
 	}
 }
 

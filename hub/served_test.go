@@ -136,6 +136,44 @@ func TestATunnelWithStreamsIsSilentWhenHeartbeatsStopAndComesBack(t *testing.T) 
 	})
 }
 
+func TestAnIdleTunnelThatIsDeadShowsWhenAStreamIsOpened(t *testing.T) {
+	for _, interval := range []time.Duration{0, 100 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			h, x, edge := servedTunnel(t)
+			s := h.tunnels.of(x.Conn)
+			beat(t, edge, 1, interval)
+			short, err := h.openLocal(t.Context(), x)
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(wakeWait / 2)
+			short.Reset(wire.StreamCancelled) // it was over before the edge said anything: nothing is known
+			time.Sleep(wakeWait)
+			synctest.Wait()
+			if s.isSilent() || edge.Context().Err() != nil {
+				t.Fatalf("interval %v: silent %v, ended %v for a short stream", interval, s.isSilent(), edge.Context().Err())
+			}
+			stream, err := h.openLocal(t.Context(), x)
+			if err != nil {
+				t.Fatal(err)
+			}
+			time.Sleep(wakeWait + time.Millisecond)
+			synctest.Wait()
+			if !s.isSilent() || edge.Context().Err() != nil {
+				t.Fatalf("interval %v: silent %v, ended %v", interval, s.isSilent(), edge.Context().Err())
+			}
+			beat(t, edge, 2, time.Second)
+			if s.isSilent() {
+				t.Error("silent after a heartbeat")
+			}
+			beat(t, edge, 3, interval)
+			stream.Reset(wire.StreamCancelled)
+			edge.CloseWithError(wire.CloseNormal, "")
+			h.tunnels.wait()
+		})
+	}
+}
+
 func TestASilentTunnelIsNotKeptForEver(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h, x, edge := servedTunnel(t)
