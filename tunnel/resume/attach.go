@@ -203,8 +203,9 @@ func (s *Stream) resume(ctx context.Context, att tunnel.Stream) error {
 	case wire.StreamOK:
 	case wire.StreamNotFound:
 		if s.closed || s.m.Over() || s.m.fin && s.m.PeerFinished() {
+			_ = s.discardLocked(att)       // first: Done waits for it
 			s.endLocked(s.overErrLocked()) // only its last words to us were lost
-			return s.discardLocked(att)
+			return nil
 		}
 		err := fmt.Errorf("%w: %w", ErrGone, &RefusedError{attached.Code, attached.Message})
 		s.endLocked(err)

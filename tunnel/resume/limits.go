@@ -42,7 +42,8 @@ const (
 	maxServing = 24
 	// readBuffer is that of an attachment's reader: headers and keystrokes; longer frames are read past it.
 	readBuffer = 4 << 10
-	// coalesce is the length up to which received frames share memory, so that a peer's one-byte frames cost no more than bytes.
+	// coalesce is the size of the memory that a short received frame takes, and shares with those behind it: a peer's one-byte frames cost no
+	// more than bytes.
 	coalesce = 512
 	// sendBuffer is where small frames are put together for one write; idleBuffer is what of it an idle stream may keep.
 	sendBuffer = 16 << 10

@@ -362,7 +362,7 @@ func (s *Stream) take(a *attachment, f *Segment, ask bool) (ok bool, err error) 
 
 // pushLocked queues f, into the last segment's free space if f is short.
 func (s *Stream) pushLocked(f *Segment) {
-	if k := len(s.queue); k > s.head && len(f.Bytes) <= coalesce {
+	if k := len(s.queue); k > s.head && len(f.Bytes) <= MaxBody/2 { // so that no peer's choice of lengths costs more than twice the bytes
 		last := s.queue[k-1]
 		if cap(last.Bytes)-len(last.Bytes) >= len(f.Bytes) {
 			last.Bytes = append(last.Bytes, f.Bytes...)

@@ -396,7 +396,9 @@ func (s *Stream) Reset(code wire.StreamCode) {
 	if s.err != nil {
 		return
 	}
-	s.m.Reset(code, "")
+	if !s.m.Over() { // else the peer has all, or is about to, and nobody is left to send more
+		s.m.Reset(code, "")
+	}
 	s.err = &ResetError{Code: code}
 	s.dropped = true
 	s.dropQueueLocked()

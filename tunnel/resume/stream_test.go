@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"os"
+	"runtime"
 	"sync"
 	"testing"
 	"time"
@@ -329,6 +330,84 @@ func BenchmarkTCPBaseline(b *testing.B) {
 	for b.Loop() {
 		if _, err := e.Write(p); err != nil {
 			b.Fatal(err)
+		}
+	}
+}
+
+// Frames of 513 bytes took a segment of 32 KiB each: 64 times what the window allows.
+func TestNoLengthOfFramesCostsMoreThanTwiceTheirBytes(t *testing.T) {
+	for _, n := range []int{1, coalesce, coalesce + 1, 4 << 10, MaxBody/2 - 1, MaxBody/2 + 1, MaxBody} {
+		s := newStream(wire.Attach{}, Options{}, false)
+		total, memory := 0, 0
+		for total+n <= 256<<10 {
+			f := newSmallSegment(coalesce)
+			if n > coalesce {
+				f = NewSegment()
+			}
+			f.Bytes = f.Bytes[:n]
+			s.pushLocked(f)
+			total += n
+		}
+		for _, f := range s.queue {
+			memory += len(f.buf)
+		}
+		if memory > 2*total+MaxBody {
+			t.Errorf("frames of %d bytes: %d bytes take %d", n, total, memory)
+		}
+	}
+}
+
+// gated blocks in Write while its gate is shut.
+type gated struct {
+	tunnel.Stream
+	gate    sync.Mutex
+	writing chan struct{}
+}
+
+func (g *gated) Write(p []byte) (int, error) {
+	select {
+	case g.writing <- struct{}{}:
+	default:
+	}
+	g.gate.Lock()
+	defer g.gate.Unlock()
+	return g.Stream.Write(p)
+}
+
+// A Reset while the last ACK was being written came behind the end, where nobody was left to send it: the stream waited half a minute for
+// another attachment.
+func TestAResetBehindTheEndChangesNothing(t *testing.T) {
+	h, e := pair(t)
+	o := Options{DetachedLife: time.Minute}
+	hub := Open(h, wire.Attach{Kind: wire.KindSession, ID: wire.StreamID{1}}, o)
+	g := &gated{Stream: e, writing: make(chan struct{}, 1)}
+	edge := accept(t, g, o)
+	t.Cleanup(func() { hub.End(net.ErrClosed); edge.End(net.ErrClosed) })
+	_ = edge.CloseWrite()
+	if _, err := hub.Read(make([]byte, 1)); err != io.EOF {
+		t.Fatal(err)
+	}
+	for acked := false; !acked; runtime.Gosched() {
+		edge.mu.Lock()
+		acked = edge.m.acked == 1
+		edge.mu.Unlock()
+	}
+	g.gate.Lock()
+	for len(g.writing) > 0 {
+		<-g.writing
+	}
+	_ = hub.CloseWrite()
+	if _, err := edge.Read(make([]byte, 1)); err != io.EOF {
+		t.Fatal(err)
+	}
+	<-g.writing // the last ACK
+	edge.Reset(wire.StreamCancelled)
+	g.gate.Unlock()
+	for _, s := range []*Stream{hub, edge} {
+		select {
+		case <-s.Done():
+		case <-time.After(10 * time.Second):
+			t.Fatal("no end")
 		}
 	}
 }
