@@ -35,7 +35,9 @@ type beater struct {
 	told     uint32
 	known    bool
 	said     bool // the last one said that none is due
-	ask      bool // send one now and have it answered
+	// probes is the kernel's keepalive interval, which that one tells; 0: not known.
+	probes time.Duration
+	ask    bool // send one now and have it answered
 
 	wanted  uint32    // the oldest unanswered heartbeat that wanted an answer; 0: none
 	asked   time.Time // when it was sent
@@ -105,7 +107,11 @@ func (b *beater) beat(now time.Time, p pace, random func(int64) int64) (h wire.H
 	// Up to a twentieth early, so that a fleet that started together does not beat together; never late, for the hub and the NAT count.
 	b.early = time.Duration(random(int64(b.unused()/20) + 1))
 	h = wire.Heartbeat{Seq: b.seq}
-	if !last {
+	if last {
+		if b.probes > 0 {
+			h.Flags, h.Interval = wire.HeartbeatKeepAlive, b.probes
+		}
+	} else {
 		h.Interval = b.interval(p)
 		if h.Interval != b.promised {
 			b.promised, b.told, b.known = h.Interval, b.seq, false
@@ -276,6 +282,9 @@ func (l *link) heartbeat(ctx context.Context) error {
 		p := life.pace(now, l.streams.Load(), l.a.moved())
 		if quicIdle(p) && (b.nat == 0 || !now.Before(b.sent.Add(natMin))) {
 			b.nat = l.a.nat.interval(netwatch.Network(), tunnel.CarrierQUIC)
+		}
+		if k := time.Duration(l.keepAlive.Load()); k != b.probes {
+			b.probes, b.said = k, false
 		}
 		if (p == paceIdle) != idle {
 			idle = p == paceIdle

@@ -122,6 +122,19 @@ func TestASessionThatOpensIsWatchedAtOnceAndOneThatEndsTellsTheHub(t *testing.T)
 	}
 }
 
+func TestTheLastHeartbeatOnTLSTellsTheKernelsInterval(t *testing.T) {
+	p := newPulse(beater{idle: 25 * time.Second, kernel: true})
+	p.run(time.Minute, always(paceIdle), 50*time.Millisecond)
+	if n := len(p.sent); n != 1 || p.sent[0].Interval != 0 || p.sent[0].Flags&wire.HeartbeatKeepAlive != 0 {
+		t.Errorf("before it is known: %+v", p.sent)
+	}
+	p.b.probes, p.b.said = 270*time.Second, false
+	p.run(time.Minute, always(paceIdle), 50*time.Millisecond)
+	if n := len(p.sent); n != 2 || p.sent[1].Interval != 270*time.Second || p.sent[1].Flags != wire.HeartbeatKeepAlive {
+		t.Errorf("%+v", p.sent)
+	}
+}
+
 func TestAnIdleTunnelThatDoesNotAnswerTriesOtherPathsAndEnds(t *testing.T) {
 	p := newPulse(beater{idle: 25 * time.Second})
 	s, d := p.run(time.Minute, always(paceIdle), 0) // the first heartbeat wants an answer

@@ -31,13 +31,14 @@ type link struct {
 	ack       wire.Ack
 	early     []wire.Message // came before the ACK
 
-	streams  atomic.Int32  // attachments on it; those streams are the agent's
-	busy     chan struct{} // nudges the heartbeat when the first comes; room for one
-	idle     chan struct{} // nudges retire when the last is gone; room for one
-	moved    chan struct{} // nudges the heartbeat when the network changed; room for one
-	away     chan struct{} // closed by GOAWAY
-	replaced chan struct{} // closed by retire
-	suspect  atomic.Bool   // it does not answer; the keeper is nudged when that changes
+	streams   atomic.Int32  // attachments on it; those streams are the agent's
+	busy      chan struct{} // nudges the heartbeat when the first comes; room for one
+	idle      chan struct{} // nudges retire when the last is gone; room for one
+	moved     chan struct{} // nudges the heartbeat when the network changed; room for one
+	away      chan struct{} // closed by GOAWAY
+	replaced  chan struct{} // closed by retire
+	keepAlive atomic.Int64  // the kernel's interval on TLS; the heartbeat tells the hub
+	suspect   atomic.Bool   // it does not answer; the keeper is nudged when that changes
 
 	renewal chan wire.Message // the answer to RENEW; room for one
 

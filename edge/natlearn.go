@@ -278,7 +278,9 @@ var errProbeBusy = errors.New("a session was opened, or the network changed")
 // socket of its own, TCP by what an idle connection survived.
 func (l *link) learnNAT(ctx context.Context) error {
 	if l.at.carrier == tunnel.CarrierTLS {
-		if !l.a.cfg.Metered { // which has said how long
+		if l.a.cfg.Metered { // which has said how long
+			l.probesEvery(meteredKeepAlive)
+		} else {
 			l.learnTCP(ctx)
 		}
 		return nil
@@ -378,6 +380,12 @@ func (p *natProbe) ask(ctx context.Context, delay time.Duration) (bool, error) {
 	}
 }
 
+// probesEvery has the heartbeat tell the hub how often the kernel probes.
+func (l *link) probesEvery(d time.Duration) {
+	l.keepAlive.Store(int64(d))
+	nudge(l.busy)
+}
+
 // learnTCP lengthens the keepalive of an idle TCP connection step by step.
 func (l *link) learnTCP(ctx context.Context) {
 	const answered = 75 * time.Second // a keepalive and its four repetitions; then the kernel gives up
@@ -387,6 +395,7 @@ func (l *link) learnTCP(ctx context.Context) {
 		interval := l.a.nat.interval(network, tunnel.CarrierTLS)
 		if k, ok := l.conn.(interface{ SetKeepAlive(time.Duration) error }); ok {
 			_ = k.SetKeepAlive(interval) // it was set before, so it can be
+			l.probesEvery(interval)
 		}
 		if sleep(ctx, interval+answered) != nil {
 			break

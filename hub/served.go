@@ -52,6 +52,7 @@ type served struct {
 	interval time.Duration // between heartbeats; 0: an idle TLS tunnel, which kernel keepalive watches
 	due      time.Time     // when the timer is to fire: it may have fired as a heartbeat came
 	silent   time.Time     // since when heartbeats are overdue; zero: they are not
+	watch    keepAliveWatch
 	seen     netip.AddrPort
 	seq      uint32 // of the last whole heartbeat
 	requests int
@@ -304,7 +305,10 @@ func (s *served) heartbeat(b []byte) {
 	if beat.Again {
 		beat.Interval, beat.Seq = s.interval, s.seq
 	}
-	s.seq = beat.Seq
+	if s.seq = beat.Seq; beat.Flags&wire.HeartbeatKeepAlive != 0 {
+		s.watch.told(s.t.Conn, beat.Interval)
+		beat.Interval = 0
+	}
 	moved, changed, returned := addr != s.seen, beat.Interval != s.interval, !s.silent.IsZero()
 	s.seen, s.interval, s.silent = addr, beat.Interval, time.Time{}
 	s.expectLocked()
@@ -372,6 +376,7 @@ func (s *served) end(e *wire.CloseError) {
 	s.ended = true
 	s.queue = nil
 	s.timer.Stop()
+	s.watch.end()
 	s.mu.Unlock()
 	cause := error(e)
 	if s.t.Conn.Context().Err() != nil {

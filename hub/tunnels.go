@@ -27,11 +27,9 @@ const (
 	heartbeatWish = 25 * time.Second
 	// retryWindow is W of an edge's first retry, where auth says no other.
 	retryWindow = 5 * time.Second
-	// activeKeepAlive is how long a TLS tunnel may idle before the hub's kernel probes it: longer than what an edge begins with, whose
-	// probes are then enough, and no longer than people may wait to see a device offline. Nobody waits for a standby: its edge's probes,
-	// 590 s apart at most, are all.
-	activeKeepAlive  = 5 * time.Minute
-	standbyKeepAlive = 11 * time.Minute
+	// activeKeepAlive is how long a TLS tunnel may idle before the hub's kernel probes it, unless the edge's own probes are listened for
+	// (keepAliveWatch): no longer than people may wait to see a device offline.
+	activeKeepAlive = 5 * time.Minute
 	// deviceWait is how long a REGISTER waits for auth to tell of a device that joined a moment ago.
 	deviceWait = 5 * time.Second
 )
@@ -398,11 +396,6 @@ func (h *Hub) register(c tunnel.Conn, p peer, challenge wire.Challenge, challeng
 	if err == nil {
 		h.config.Logger.Info("device registered", "device", t.Name, "carrier", c.Carrier().String(), "client", c.RemoteAddr().String(),
 			"version", wire.Quote(m.Info.AgentVersion, 64))
-		if k, ok := c.(interface{ SetKeepAlive(time.Duration) error }); ok && t.Slot == 1 {
-			if err := k.SetKeepAlive(standbyKeepAlive); err != nil {
-				h.config.Logger.Debug("TCP options not set", "error", err)
-			}
-		}
 		h.admission.registered(c.RemoteAddr().Addr())
 		h.report(t.UUID)
 		h.sendChanged(s, device, lockRevision)

@@ -9,6 +9,8 @@ import (
 const (
 	// HeartbeatAnswerWanted asks for an answer whatever the hub's own rule says.
 	HeartbeatAnswerWanted uint8 = 1 << iota
+	// HeartbeatKeepAlive says that no heartbeat follows: the kernel's TCP keepalive comes once in Interval.
+	HeartbeatKeepAlive
 )
 
 // Heartbeat is sent by the edge, as a QUIC datagram or an outer frame on TLS; it may be lost.

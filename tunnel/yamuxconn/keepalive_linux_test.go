@@ -32,3 +32,37 @@ func TestTheKernelsKeepaliveFollowsWhatTheEdgeLearns(t *testing.T) {
 		t.Errorf("then %s, %v", idle(), err)
 	}
 }
+
+// A hub hears the edge's kernel without sending anything itself.
+func TestTheOthersProbesAreHeard(t *testing.T) {
+	hub, edge := pair(t, Options{})
+	defer hub.CloseWithError(0, "")
+	defer edge.CloseWithError(0, "")
+	c := hub.(*conn)
+	last, ok := c.Heard()
+	if !ok {
+		t.Skip("this kernel does not count segments")
+	}
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	end := time.Now().Add(30 * time.Second)
+	heard := func() uint32 {
+		t.Helper()
+		<-tick.C
+		n, ok := c.Heard()
+		if !ok || time.Now().After(end) {
+			t.Fatalf("%d segments, counted: %v", n, ok)
+		}
+		return n
+	}
+	for same := 0; same < 10; same++ { // the handshake's acknowledgements
+		if n := heard(); n != last {
+			last, same = n, 0
+		}
+	}
+	if err := edge.(*conn).SetKeepAlive(time.Second); err != nil {
+		t.Fatal(err)
+	}
+	for heard() == last {
+	}
+}
