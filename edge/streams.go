@@ -24,6 +24,9 @@ const (
 	maxDetached = 8
 	// maxDetachedBytes is what all detached streams may hold together; beyond it the one that has waited longest ends.
 	maxDetachedBytes = 1 << 20
+	// moveGrace is how long a stream is detached before it counts for the two above: a move to another tunnel or hub takes less, and then all
+	// streams wait at once. What they hold meanwhile is bounded as while they are attached: as many as there are slots, with streamBuffer each way.
+	moveGrace = 15 * time.Second
 	// detachedCheck is how often that is looked at while one is detached, for their programs go on writing.
 	detachedCheck = time.Second
 	// askEvery is how often, while a stream is detached, the hubs are asked after its entry hub.
@@ -433,14 +436,15 @@ func (s *streams) overLimitLocked() (over *stream, why error, some bool) {
 			continue
 		}
 		some = true
-		if st.session() {
+		waits := time.Since(st.detached) > moveGrace
+		if waits && st.session() {
 			sessions++
 			session = longest(session, st)
 		}
 		if st.kind == wire.KindControl && time.Since(st.detached) > controlIdle && !s.connectedLocked(st.from) {
 			control = st
 		}
-		if n := st.Buffered(); n > 0 {
+		if n := st.Buffered(); waits && n > 0 {
 			held += n
 			holder = longest(holder, st)
 		}

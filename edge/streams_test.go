@@ -467,6 +467,53 @@ func TestWhoSeesAHubAliveIsBelievedBeforeWhoDoesNot(t *testing.T) {
 	}
 }
 
+// age makes the detached streams wait for longer than a move takes.
+func age(a *Agent) {
+	a.streams.mu.Lock()
+	defer a.streams.mu.Unlock()
+	for _, st := range a.streams.byID {
+		if !st.detached.IsZero() {
+			st.detached = st.detached.Add(-moveGrace)
+		}
+	}
+}
+
+// waiting is how many streams are detached.
+func waiting(a *Agent) (n int) {
+	a.streams.mu.Lock()
+	defer a.streams.mu.Unlock()
+	for _, st := range a.streams.byID {
+		if !st.detached.IsZero() {
+			n++
+		}
+	}
+	return n
+}
+
+func TestAMoveToAnotherTunnelEndsNoSession(t *testing.T) {
+	h := newTestHub(t)
+	h.detachedLife = time.Minute
+	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
+	c := h.next()
+	var streams []*resume.Stream
+	var chs []*channel.Conn
+	for range maxDetached + 3 {
+		s, ch := c.command(t, "echo up; cat")
+		line(t, ch)
+		streams, chs = append(streams, s), append(chs, ch)
+	}
+	c = c.cut()
+	eventually(t, "all wait", func() bool { return waiting(a) == len(streams) })
+	for i, s := range streams {
+		if err := c.resume(s); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := chs[i].Write([]byte("still here\n")); err != nil || line(t, chs[i]) != "still here" {
+			t.Fatal(err)
+		}
+	}
+}
+
 func TestOfTooManyDetachedSessionsTheOldestEnds(t *testing.T) {
 	h := newTestHub(t)
 	h.detachedLife = time.Minute
@@ -484,6 +531,7 @@ func TestOfTooManyDetachedSessionsTheOldestEnds(t *testing.T) {
 	start(t, first, "echo first; cat")
 	att.Reset(wire.StreamCancelled)
 	eventually(t, "the first is detached", func() bool { return len(a.streams.lostHubs()) == 1 })
+	age(a)
 	var streams []*resume.Stream
 	var chs []*channel.Conn
 	for range maxDetached {
@@ -492,6 +540,8 @@ func TestOfTooManyDetachedSessionsTheOldestEnds(t *testing.T) {
 		streams, chs = append(streams, s), append(chs, ch)
 	}
 	c = c.cut()
+	eventually(t, "all wait", func() bool { return waiting(a) == maxDetached+1 })
+	age(a)
 	eventually(t, "one has ended", func() bool { return a.openStreams() == maxDetached })
 	eventually(t, "the oldest is told to be gone", func() bool {
 		if att, err = e.dial(c); err == nil {
@@ -520,6 +570,8 @@ func TestWhatDetachedStreamsHoldIsBounded(t *testing.T) {
 		line(t, ch)
 	}
 	c.cut()
+	eventually(t, "all wait", func() bool { return waiting(a) == 7 })
+	age(a)
 	if err := os.WriteFile(flood, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}

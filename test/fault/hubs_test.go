@@ -132,7 +132,7 @@ func TestARollingRestartLosesNoSession(t *testing.T) {
 	const hubs, entry = 4, 4
 	devices, each := 5, 4
 	if harness.Long() {
-		devices, each = 38, 8 // a device keeps no more than 8 sessions that wait for a tunnel
+		devices, each = 38, 8
 	}
 	w := harness.NewWorld(t, hubs)
 	var streams []*harness.Stream
