@@ -30,6 +30,8 @@ const (
 	// activeKeepAlive is how long a TLS tunnel may idle before the hub's kernel probes it, unless the edge's own probes are listened for
 	// (keepAliveWatch): no longer than people may wait to see a device offline.
 	activeKeepAlive = 5 * time.Minute
+	// staleRetry is when a device that was displaced may come back whatever the stamp of what displaced it, which another hub may have set ahead.
+	staleRetry = 3 * time.Second
 	// deviceWait is how long a REGISTER waits for auth to tell of a device that joined a moment ago.
 	deviceWait = 5 * time.Second
 )
@@ -374,15 +376,15 @@ func (h *Hub) register(c tunnel.Conn, p peer, challenge wire.Challenge, challeng
 	displaced, err := h.registry.Register(t, h.config.Now())
 	if err != nil {
 		s.timer.Stop()
-		code := wire.CloseProtocol
+		code, retry := wire.CloseProtocol, time.Minute
 		switch {
 		case errors.Is(err, registry.ErrClone):
 			code = wire.CloseClone
 			h.config.Logger.Error("two machines use one identity", "device", device.Name, "client", c.RemoteAddr().String())
 		case errors.Is(err, registry.ErrStale):
-			code = wire.CloseSuperseded
+			code, retry = wire.CloseSuperseded, staleRetry
 		}
-		return refuse(c, code, err.Error(), time.Minute)
+		return refuse(c, code, err.Error(), retry)
 	}
 	h.tunnels.registered(s)
 	for _, old := range displaced {
