@@ -68,8 +68,9 @@ type queued struct {
 }
 
 func newServed(h *Hub, t *registry.Tunnel) *served {
-	s := &served{h: h, t: t, interval: heartbeatWish, seen: t.Conn.RemoteAddr()}
-	s.timer = time.AfterFunc(missedBeats*heartbeatWish+beatSlack, s.overdue)
+	const wait = missedBeats*heartbeatWish + beatSlack
+	s := &served{h: h, t: t, interval: heartbeatWish, due: time.Now().Add(wait), seen: t.Conn.RemoteAddr()}
+	s.timer = time.AfterFunc(wait, s.overdue)
 	return s
 }
 
