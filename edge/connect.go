@@ -282,6 +282,8 @@ func (a *Agent) openAt(ctx, serving context.Context, at attempt, of *round, rene
 		if r, ok := errors.AsType[*RefusedError](err); ok && (r.Code == wire.CloseRate || r.Code == wire.CloseDrain || r.Code == wire.CloseUnavailable) {
 			a.rest(at.target, max(r.RetryAfter, drainRest))
 			a.storm(time.Now())
+		} else if ok && r.Code == wire.CloseBanned && l.challenge.HubUUID != (wire.UUID{}) {
+			a.streams.banned(l.challenge.HubUUID)
 		}
 		_ = conn.CloseWithError(code, "")
 		return nil, err

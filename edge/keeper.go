@@ -486,6 +486,9 @@ func (k *keeper) lost(l *link) {
 	}
 	if c, ok := errors.AsType[*wire.CloseError](l.err); ok && c.Remote {
 		ev.Kind, ev.Code, ev.Text = wire.EventClosed, c.Code, c.Reason
+		if c.Code == wire.CloseBanned {
+			a.streams.banned(l.challenge.HubUUID)
+		}
 		switch c.Code {
 		case wire.CloseAuth, wire.CloseBanned, wire.CloseClone, wire.CloseUpgrade:
 			wait = k.b.afterRefusal()

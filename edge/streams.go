@@ -41,6 +41,7 @@ const (
 var (
 	errHubRestarted = errors.New("the hub that this session came by has restarted")
 	errHubGone      = errors.New("the hub that this session came by is gone")
+	errBanned       = errors.New("the device was removed from the cluster")
 	errNoStream     = errors.New("no such stream here, or no longer")
 	errForeign      = errors.New("the stream was opened by another hub, another run of it, or as another kind")
 	errIdleControl  = errors.New("nobody has come by its hub for a while")
@@ -517,6 +518,24 @@ func (s *streams) leave(l *link) {
 	for _, v := range s.hubs {
 		delete(v.by, l)
 	}
+}
+
+// banned takes a hub's word that this device is not in the cluster any more: it ends what came by that hub. What came by others ends with it only
+// where no other hub has a tunnel of ours, for one hub that lies must not end it.
+func (s *streams) banned(hub wire.UUID) {
+	s.mu.Lock()
+	others := false
+	for l := range s.links {
+		others = others || l.challenge.HubUUID != hub && l.conn.Context().Err() == nil
+	}
+	var dead []*stream
+	for _, st := range s.byID {
+		if st.from.hub == hub || !others {
+			dead = append(dead, st)
+		}
+	}
+	s.mu.Unlock()
+	s.kill(dead, errBanned)
 }
 
 func (s *streams) nudgeLocked() {

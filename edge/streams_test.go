@@ -896,3 +896,57 @@ func FuzzAttachment(f *testing.F) {
 		}
 	})
 }
+
+// What came by a hub ends with its word that the device is removed; what came by another only where nobody contradicts.
+func TestSessionsOfARemovedDeviceEnd(t *testing.T) {
+	h := newTestHub(t)
+	h.detachedLife = time.Minute
+	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
+	c := h.next()
+	other := h.entryHub()
+	start := func() (own, foreign func() bool) {
+		_, ch := c.command(t, "echo $$; exec sleep 100")
+		own = pid(t, ch)
+		_, ch, _ = other.session(t, c, "echo $$; exec sleep 100")
+		return own, pid(t, ch)
+	}
+	own, foreign := start()
+
+	// Another hub has a tunnel: only what came by the one that says so ends.
+	a.streams.mu.Lock()
+	var at *link
+	for l := range a.streams.links {
+		at = l
+	}
+	second := &link{a: a, conn: at.conn, challenge: wire.Challenge{HubUUID: other.uuid}}
+	a.streams.links[second] = make(chan struct{}, 1)
+	a.streams.mu.Unlock()
+	a.streams.banned(h.uuid)
+	eventually(t, "its own process ends", func() bool { return !own() })
+	if !foreign() {
+		t.Error("a hub's word ended what came by another that has a tunnel")
+	}
+	a.streams.mu.Lock()
+	delete(a.streams.links, second)
+	a.streams.mu.Unlock()
+
+	// The tunnel is closed so, and there is no other.
+	own, second2 := start()
+	h.refuse = &wire.Refused{Code: wire.CloseBanned, Message: "removed"}
+	c.conn.CloseWith(&wire.CloseError{Code: wire.CloseBanned, Reason: "the device was removed from the cluster"})
+	eventually(t, "all processes end", func() bool { return !own() && !foreign() && !second2() })
+	eventually(t, "nothing is open", func() bool { return a.openStreams() == 0 })
+}
+
+func TestSessionsEndWhenADeviceThatWasAwayIsRefusedAsRemoved(t *testing.T) {
+	h := newTestHub(t)
+	h.detachedLife = time.Minute
+	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1", Carriers: OnlyTLS})
+	c := h.next()
+	_, ch := c.command(t, "echo $$; exec sleep 100")
+	own := pid(t, ch)
+	h.refuse = &wire.Refused{Code: wire.CloseBanned, Message: "removed"}
+	c.conn.CloseWith(&wire.CloseError{Code: wire.CloseNormal, Reason: "cut"})
+	eventually(t, "the process ends", func() bool { return !own() })
+	eventually(t, "nothing is open", func() bool { return a.openStreams() == 0 })
+}
