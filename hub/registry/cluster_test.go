@@ -182,6 +182,41 @@ func TestSilentTunnelsAreTheLastChoice(t *testing.T) {
 	}
 }
 
+// A hub that calls its tunnel silent and not a thousand times a second woke all who have streams to the device as often, and each of them
+// moved its streams, those by other hubs too.
+func TestAHubCannotMakeWaitersRunBySilence(t *testing.T) {
+	var r Registry
+	now := time.Now()
+	a := ann(wire.Incarnation{1}, 1, 1, now)
+	announce(t, &r, hubID(0), a, nil)
+	woken := 0
+	for i := range 10_000 {
+		changed := r.Changed(a.UUID)
+		a.Silent = i%2 == 0
+		if _, err := r.Announce(hubID(0), a, now.Add(time.Duration(i)*time.Millisecond)); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case <-changed:
+			woken++
+		default:
+		}
+	}
+	if woken > 10 {
+		t.Errorf("woken %d times in 10 s", woken)
+	}
+	// What is true is heard at once.
+	for i, silent := range []bool{true, false, true} {
+		a.Silent = silent
+		if _, err := r.Announce(hubID(0), a, now.Add(time.Minute+time.Duration(i)*5*time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		if got := r.Routes(a.UUID)[0].Silent; got != silent {
+			t.Errorf("silent %v, announced %v", got, silent)
+		}
+	}
+}
+
 func TestAForgottenDeviceIsTakenBack(t *testing.T) {
 	var r Registry
 	a := reg(run1, 0, 1)

@@ -34,6 +34,9 @@ const (
 	// gives out are not too far ahead for a third hub whose clock is a little behind.
 	maxAhead   = 2 * time.Second
 	mergeAhead = time.Second
+	// silentAgain is the least time from a tunnel's return to its next silence: no heartbeat's deadline is shorter, so that a hub that says
+	// otherwise does not know better, and would make streams that go by other hubs move without end.
+	silentAgain = 3 * time.Second
 	// maxWaiters devices, or twice those known, may be waited for by name; with more, all are woken and ask again.
 	maxWaiters = 4096
 )
@@ -152,8 +155,21 @@ type remote struct {
 	silent   bool
 	round    uint32 // of the hub's announcements that named it last
 	since    int64  // ms since 1970
+	back     int64  // likewise: when it was silent last; 0: never
 	observed netip.AddrPort
 	login    unique.Handle[string]
+}
+
+// follow makes m what is known after old, of the same registration, and tells whether it is silent now and was not, or the reverse.
+func (m *remote) follow(old *remote, now time.Time) (changed bool) {
+	m.back = old.back
+	switch {
+	case old.silent && !m.silent:
+		m.back = now.UnixMilli()
+	case m.silent && !old.silent && now.UnixMilli()-old.back < silentAgain.Milliseconds():
+		m.silent = false
+	}
+	return m.silent != old.silent
 }
 
 // place is what holds a slot: at most one of the two.
@@ -377,9 +393,9 @@ func (r *Registry) Announce(from wire.UUID, a *wire.Announce, now time.Time) (di
 			if was != a.Incarnation {
 				return nil, ErrFenced
 			}
-			old := d.places[a.Slot]
+			old := d.places[a.Slot].remote
 			d.places[a.Slot] = p
-			if old.remote == nil || old.remote.silent != a.Silent {
+			if old == nil || p.remote.follow(old, now) {
 				r.wakeLocked(a.UUID)
 			}
 			return nil, nil
