@@ -66,7 +66,7 @@ func withoutCurve(curve string, original []byte) ([]byte, error) {
 	}
 	slices.Sort(methods)
 	if !slices.Equal(methods, curveMethods) {
-		return nil, fmt.Errorf("P-%s has the methods %v in this Go release, and cross/curves.go replaces %v: mend it", curve, methods, curveMethods)
+		return nil, fmt.Errorf("curve P-%s has the methods %v in this Go release, and cross/curves.go replaces %v: mend it", curve, methods, curveMethods)
 	}
 	var b bytes.Buffer
 	err = curveSource.Execute(&b, curve)

@@ -141,8 +141,6 @@ const (
 	uploadLinger = 10 * time.Minute
 	// closeRecordingTimeout bounds the wait for the last chunk of a recording to find room.
 	closeRecordingTimeout = 10 * time.Second
-	// uploadRetry is when to ask anew for an upload that the hub did not fetch or let go.
-	uploadRetry = 5 * time.Second
 	// maxQuoted is how much of a peer's text goes into an error or a log line.
 	maxQuoted = 300
 	// healthyAfter is how long a tunnel must have lived for its loss to be a loss and not one more failure.
