@@ -39,6 +39,9 @@ type beater struct {
 	probes time.Duration
 	ask    bool // send one now and have it answered
 
+	heard  uint64    // packets from the hub when the last heartbeat that wants no answer was sent
+	listen time.Time // when there must be more: QUIC acknowledges that one, too. Zero: no such heartbeat is under way
+
 	wanted  uint32    // the oldest unanswered heartbeat that wanted an answer; 0: none
 	asked   time.Time // when it was sent
 	tries   int       // how many were sent since, that one included
@@ -130,6 +133,20 @@ func (b *beater) beat(now time.Time, p pace, random func(int64) int64) (h wire.H
 		h = wire.Heartbeat{Again: true}
 	}
 	return h, true
+}
+
+// hear takes how many packets came from the hub so far. A heartbeat that not even QUIC acknowledged is followed by one that wants an answer.
+func (b *beater) hear(now time.Time, packets uint64) {
+	switch {
+	case b.listen.IsZero():
+		b.heard = packets
+	case packets != b.heard:
+		b.listen = time.Time{}
+		b.heard = packets
+	case !now.Before(b.listen):
+		b.listen = time.Time{}
+		b.ask = true
+	}
 }
 
 // patience is how long silence is no news: longer on a link where answers are slow anyway.
@@ -257,6 +274,7 @@ func (l *link) heartbeat(ctx context.Context) error {
 	quicIdle := func(p pace) bool { return p == paceIdle && l.at.carrier == tunnel.CarrierQUIC }
 	var shifted bool // our own address is another since the last answer
 	mover, _ := l.conn.(tunnel.Mover)
+	hearer, _ := l.conn.(tunnel.Hearer)
 	moves := make(chan error, 1)
 	var tried time.Time             // the last move; zero: none since all was well
 	var stopMove context.CancelFunc // of the one at work; nil: none
@@ -290,7 +308,13 @@ func (l *link) heartbeat(ctx context.Context) error {
 			idle = p == paceIdle
 			nudge(l.k.wake)
 		}
+		if hearer != nil {
+			b.hear(now, hearer.Heard())
+		}
 		if h, ok := b.beat(now, p, rand.Int64N); ok {
+			if hearer != nil && h.Flags&wire.HeartbeatAnswerWanted == 0 {
+				b.listen = now.Add(max(suspectAfter, 3*b.rtt))
+			}
 			select {
 			case beats <- h:
 			default: // the last is stuck in the carrier: lost, as the network may
@@ -303,6 +327,9 @@ func (l *link) heartbeat(ctx context.Context) error {
 		}
 		if !at.IsZero() {
 			next = earlier(next, at)
+		}
+		if !b.listen.IsZero() {
+			next = earlier(next, b.listen)
 		}
 		if p != paceIdle {
 			next = earlier(next, now.Add(time.Second)) // to see bytes move

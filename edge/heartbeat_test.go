@@ -215,3 +215,26 @@ func TestLivelinessFollowsTheBytes(t *testing.T) {
 		}
 	}
 }
+
+func TestAnIdleHeartbeatThatQUICDoesNotAcknowledgeIsAskedAgain(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	b := beater{idle: 25 * time.Second}
+	b.hear(now, 7)
+	b.listen = now.Add(suspectAfter) // one that wants no answer goes out
+	b.hear(now.Add(suspectAfter-1), 7)
+	if b.ask {
+		t.Fatal("asked before its time")
+	}
+	b.hear(now.Add(suspectAfter), 7)
+	if _, ok := b.beat(now.Add(suspectAfter), paceIdle, none); !b.listen.IsZero() || !ok || b.wanted == 0 {
+		t.Fatal("no answer is wanted though nothing came")
+	}
+	b = beater{idle: 25 * time.Second}
+	b.hear(now, 7)
+	b.listen = now.Add(suspectAfter)
+	b.hear(now.Add(time.Second), 8)
+	b.hear(now.Add(time.Minute), 8)
+	if b.ask || !b.listen.IsZero() {
+		t.Fatal("asked though it was acknowledged")
+	}
+}

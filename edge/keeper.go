@@ -54,6 +54,8 @@ type keeper struct {
 	number   int       // of rounds begun
 	dark     time.Time // since when nothing answers; zero: something does
 	alone    bool      // no second hub was found
+	calm     bool      // the active one: what next is told was told while the other stood
+	after    bool      // the standby: it waits for the active one
 	probed   int       // tries for QUIC so far
 	returned time.Time // when QUIC last took over from TLS by a try
 	home     time.Time // when to look whether the tunnel is at the hub ranked first
@@ -264,6 +266,9 @@ func (k *keeper) plan(now time.Time, begin func(urgent bool)) time.Time {
 		k.dark = time.Time{}
 		return look
 	}
+	if k.purpose == forTunnel && cur == nil && k.follow(now) {
+		return look // the active one's registration wakes us
+	}
 	urgent, every, most := k.urgent(), attemptTimeout, 1
 	if !urgent {
 		k.dark = time.Time{}
@@ -300,6 +305,24 @@ func (k *keeper) plan(now time.Time, begin func(urgent bool)) time.Time {
 		return look // the outcome of the one at work wakes the loop
 	}
 	return earlier(look, k.next)
+}
+
+// follow times a return by what the other slot has, so that in a storm all have one tunnel before any has two. It reports whether to wait for
+// the other.
+func (k *keeper) follow(now time.Time) bool {
+	none := k.other().current.Load() == nil
+	if k.slot == slotActive {
+		if w := k.window(); none && k.calm && k.next.Sub(now) > w {
+			k.next = now.Add(k.b.upTo(w)) // the other is lost, too
+		}
+		k.calm = k.calm && !none
+		return false
+	}
+	if k.after && !none {
+		k.next = now.Add(k.b.upTo(k.calmWindow()))
+	}
+	k.after = none
+	return none
 }
 
 func earlier(a, b time.Time) time.Time {
@@ -479,10 +502,15 @@ func (k *keeper) lost(l *link) {
 	k.b.window = k.window()
 	ev := wire.ConnEvent{Kind: wire.EventLost, Hub: l.challenge.HubName, Carrier: uint8(l.at.carrier), Text: l.err.Error()}
 	var wait time.Duration
-	if now.Sub(l.since) >= healthyAfter {
+	switch {
+	case now.Sub(l.since) < healthyAfter: // a tunnel that dies at once is no reason to come back at once, nor all together
+		wait = k.b.afterFailure() + k.b.upTo(k.window())
+	case k.slot == slotStandby || k.other().current.Load() != nil && a.openStreams() == 0:
+		k.b.afterLoss()
+		wait = k.b.upTo(k.calmWindow()) // those that have no tunnel left come first
+		k.calm = true
+	default:
 		wait = k.b.afterLoss()
-	} else {
-		wait = k.b.afterFailure() // a tunnel that dies at once is no reason to come back at once
 	}
 	if c, ok := errors.AsType[*wire.CloseError](l.err); ok && c.Remote {
 		ev.Kind, ev.Code, ev.Text = wire.EventClosed, c.Code, c.Reason
@@ -527,6 +555,12 @@ func (k *keeper) window() time.Duration {
 	k.a.mu.Lock()
 	defer k.a.mu.Unlock()
 	return cmp.Or(k.a.list.Window, k.a.window, defaultWindow)
+}
+
+// calmWindow is over what a tunnel returns while the other slot's stands.
+func (k *keeper) calmWindow() time.Duration {
+	w := k.window()
+	return max(w, min(calmWindows*w, calmMost))
 }
 
 // networkChanged makes use of the change: what waited for a timer is tried now.

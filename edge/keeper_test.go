@@ -616,3 +616,40 @@ func TestABurstOfNetworkChangesIsToldAFewTimesAndAtItsEnd(t *testing.T) {
 		t.Errorf("another network waits %v", wait)
 	}
 }
+
+func TestInAStormAllHaveOneTunnelBeforeAnyHasTwo(t *testing.T) {
+	now := time.Unix(1e9, 0)
+	a := &Agent{}
+	for slot := range a.keepers {
+		a.keepers[slot] = newKeeper(a, uint8(slot))
+		a.keepers[slot].b.rand = func(n int64) int64 { return n - 1 } // the longest
+	}
+	active, standby := a.keepers[slotActive], a.keepers[slotStandby]
+	standby.next = now
+	if !standby.follow(now) {
+		t.Fatal("a standby is dialled while nothing serves")
+	}
+	active.current.Store(&link{})
+	if standby.follow(now) || standby.next != now.Add(calmWindows*defaultWindow) {
+		t.Fatalf("the standby is due %v after the active one, want up to %v", standby.next.Sub(now), calmWindows*defaultWindow)
+	}
+	if standby.follow(now.Add(time.Second)) || standby.next != now.Add(calmWindows*defaultWindow) {
+		t.Fatal("its time was put off again")
+	}
+
+	active.current.Store(nil)
+	standby.current.Store(&link{})
+	active.next, active.calm = now.Add(calmWindows*defaultWindow), true
+	if active.follow(now) || active.next != now.Add(calmWindows*defaultWindow) {
+		t.Fatal("the active one hurries though the standby serves")
+	}
+	standby.current.Store(nil)
+	if active.follow(now); active.next != now.Add(defaultWindow) {
+		t.Fatalf("with both lost the active one is due in %v, want within %v", active.next.Sub(now), defaultWindow)
+	}
+	for w, want := range map[time.Duration]time.Duration{5 * time.Second: 20 * time.Second, 15 * time.Second: calmMost, 45 * time.Second: 45 * time.Second} {
+		if a.list.Window = w; active.calmWindow() != want {
+			t.Errorf("W %v: a return beside another tunnel is spread over %v, want %v", w, active.calmWindow(), want)
+		}
+	}
+}

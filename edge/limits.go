@@ -73,6 +73,9 @@ const (
 
 	// defaultWindow is W of the first retry after a working tunnel, until a hub names another.
 	defaultWindow = 5 * time.Second
+	// calmWindows is in how many W a tunnel returns while the other slot's stands, if that is no more than calmMost.
+	calmWindows = 4
+	calmMost    = 30 * time.Second
 	// backoffFloor and backoffCap bound the decorrelated jitter of failed attempts.
 	backoffFloor = time.Second
 	backoffCap   = 60 * time.Second

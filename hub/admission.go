@@ -12,6 +12,9 @@ const (
 	minAdmitRate = 50.0
 	// fleetReturns is how long all devices of a cluster may take to return together.
 	fleetReturns = 30 * time.Second
+	// headroom is how much more a hub admits than return in a second when all spread over W: standby tunnels, second carriers, uneven hubs. Who is
+	// refused comes back seconds later, and the last of those make the tail.
+	headroom = 3
 	// strangerShare of the rate is for any one network of which no device has registered, and minStrangerRate the least of it.
 	strangerShare   = 0.25
 	minStrangerRate = 5.0
@@ -169,7 +172,9 @@ func (a *admission) refusedSoFar() uint64 {
 	return a.refused
 }
 
-// fleetRate is how many handshakes a second let the whole fleet return in time, given how many hubs share it.
-func fleetRate(devices, hubs int) float64 {
-	return max(minAdmitRate, float64(devices)/fleetReturns.Seconds()/float64(max(hubs, 1)))
+// fleetRate is how many handshakes a second let the whole fleet return in time: each hub's share of it within W, and all of it
+// where few hubs are left.
+func fleetRate(devices, listed, online int, w time.Duration) float64 {
+	n := float64(devices)
+	return max(minAdmitRate, headroom*n/float64(max(listed, 1))/max(w, time.Second).Seconds(), n/float64(max(online, 1))/fleetReturns.Seconds())
 }

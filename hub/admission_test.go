@@ -115,11 +115,18 @@ func TestRetryIsAskedOnlyInAStorm(t *testing.T) {
 
 func TestTheRateFollowsTheFleet(t *testing.T) {
 	for _, x := range []struct {
-		devices, hubs int
-		want          float64
-	}{{0, 0, 50}, {1000, 1, 50}, {30000, 1, 1000}, {30000, 4, 250}} {
-		if got := fleetRate(x.devices, x.hubs); got != x.want {
-			t.Errorf("%d devices, %d hubs: %v, want %v", x.devices, x.hubs, got, x.want)
+		devices, listed, online int
+		w                       time.Duration
+		want                    float64
+	}{
+		{0, 0, 0, 0, 50},
+		{1000, 3, 3, 30 * time.Second, 50},
+		{2000, 2, 2, 5 * time.Second, 600},
+		{10000, 4, 4, 15 * time.Second, 500},
+		{30000, 10, 1, 45 * time.Second, 1000}, // one of ten is up: all come to it
+	} {
+		if got := fleetRate(x.devices, x.listed, x.online, x.w); got != x.want {
+			t.Errorf("%+v: %v", x, got)
 		}
 	}
 }

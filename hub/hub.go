@@ -69,13 +69,14 @@ func (h *Hub) admitRate() float64 {
 	if h.config.AdmitRate > 0 {
 		return float64(h.config.AdmitRate)
 	}
-	hubs := 0
+	online := 0
 	for _, x := range h.auth.Cache.Hubs() {
 		if x.Online {
-			hubs++
+			online++
 		}
 	}
-	return fleetRate(h.auth.Cache.DeviceCount(), hubs)
+	list, _ := h.auth.Cache.HubList()
+	return fleetRate(h.auth.Cache.DeviceCount(), len(list.Hubs), online, h.retryWindow())
 }
 
 // hubAddresses are where the other hubs send from, as far as they are addresses and not names.

@@ -115,6 +115,12 @@ type Mover interface {
 	Migrate(ctx context.Context) error
 }
 
+// A Hearer is an edge's Conn on which the peer acknowledges each heartbeat below it.
+type Hearer interface {
+	// Heard counts what came from the peer, of whatever kind.
+	Heard() uint64
+}
+
 // CloseTimeout bounds how long a closing side waits for its peer to have read the reason.
 const CloseTimeout = 2 * time.Second
 

@@ -3,12 +3,14 @@
 package storm_test
 
 import (
-	"bufio"
+	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"testing"
 	"time"
 
@@ -25,7 +27,7 @@ func devices() int {
 	if harness.Long() {
 		return 2000
 	}
-	return 200
+	return 150
 }
 
 // fleet is a running load generator and what it has said.
@@ -33,128 +35,143 @@ type fleet struct {
 	*harness.Process
 	n      int
 	events string // file
+	read   int64  // of it
+	home   map[string]string
+	back   map[string]time.Time // when each device registered last
+	second map[string]bool      // devices whose standby tunnel was registered
 }
 
 type event struct {
 	Time   int64  `json:"t"`
 	Device string `json:"device"`
+	Slot   int    `json:"slot"`
 	Event  string `json:"event"`
 	Hub    string `json:"hub"`
+	Error  string `json:"error"`
 }
 
+// start runs n devices behind one address: a NAT with all of them is the hardest case for what a hub allows one network.
 func start(t *testing.T, w *harness.World, n int, carrier string) *fleet {
 	t.Helper()
 	token := w.Must(t, "token", "create", "--kind", "edge", "--uses", strconv.Itoa(n))
-	f := &fleet{n: n, events: filepath.Join(t.TempDir(), "events.jsonl")}
+	f := &fleet{n: n, events: filepath.Join(t.TempDir(), "events.jsonl"), home: map[string]string{}, back: map[string]time.Time{}, second: map[string]bool{}}
 	ns := w.Host(t, "f", "10.99.2.1")
 	f.Process = harness.Start(t, nil, "ip", "netns", "exec", ns, "sh", "-c", `out=$1; shift; exec "$@" > "$out"`, "sh", f.events,
 		harness.Tool(t, "fleet"), "run", "--dir", t.TempDir(), "--token", token, "--devices", strconv.Itoa(n), "--carrier", carrier)
 	return f
 }
 
-// each calls do with the events since a moment.
-func (f *fleet) each(t *testing.T, since time.Time, do func(event)) {
+// look reads what is new.
+func (f *fleet) look(t *testing.T) {
 	t.Helper()
+	select {
+	case <-f.Done():
+		t.Fatalf("the fleet ended: %v\n%s", f.Err(), f.Output())
+	default:
+	}
 	in, err := os.Open(f.events)
+	if os.IsNotExist(err) {
+		return
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	for lines := bufio.NewScanner(in); lines.Scan(); {
+	b, err := io.ReadAll(io.NewSectionReader(in, f.read, 1<<30))
+	if err != nil {
+		t.Fatal(err)
+	}
+	b = b[:bytes.LastIndexByte(b, '\n')+1]
+	f.read += int64(len(b))
+	for line := range bytes.Lines(b) {
 		var e event
-		if json.Unmarshal(lines.Bytes(), &e) == nil && e.Time >= since.UnixMilli() {
-			do(e)
+		if err := json.Unmarshal(line, &e); err != nil {
+			t.Fatalf("an event of the fleet: %v: %q", err, line)
+		}
+		switch {
+		case e.Event == "failed":
+			t.Fatalf("%s: %s", e.Device, e.Error)
+		case e.Event == "registered":
+			f.back[e.Device] = time.UnixMilli(e.Time)
+			if e.Slot == 0 {
+				f.home[e.Device] = e.Hub
+			} else {
+				f.second[e.Device] = true
+			}
 		}
 	}
 }
 
-// home is the hub each device registered at last, of those in use.
-func (f *fleet) home(t *testing.T) map[string]string {
-	m := map[string]string{}
-	f.each(t, time.Time{}, func(e event) {
-		if e.Event == "registered" {
-			m[e.Device] = e.Hub
-		}
-	})
-	return m
-}
-
-// back counts which of these devices have registered since.
-func (f *fleet) back(t *testing.T, since time.Time, of map[string]bool) int {
-	seen := map[string]bool{}
-	f.each(t, since, func(e event) {
-		if e.Event == "registered" && of[e.Device] {
-			seen[e.Device] = true
-		}
-	})
-	return len(seen)
-}
-
-// spread asks the fleet's own report.
-func (f *fleet) spread(t *testing.T, since time.Time) (s struct {
-	Devices, Registrations, Peak int
-	Seconds, Mean, Ratio         float64
-}) {
+// check holds a return against the bars: all of them, a minute after the last has noticed, and no second above three times the mean. A mean
+// of fewer than 20 a second says nothing: chance alone makes seconds of three times that.
+func (f *fleet) check(t *testing.T, what string, since time.Time, of []string) {
 	t.Helper()
+	harness.Eventually(t, 2*time.Minute, fmt.Sprintf("%s: %d devices are back", what, len(of)), func() bool {
+		f.look(t)
+		for _, device := range of {
+			if f.back[device].Before(since) {
+				return false
+			}
+		}
+		return true
+	})
+	took := time.Since(since)
+	var s struct {
+		Devices, Registrations, Peak, Retries int
+		Seconds, Mean, Ratio, Noticed, Late   float64
+	}
 	r := harness.Run(t, nil, harness.Tool(t, "fleet"), "report", "--json", "--since", strconv.FormatInt(since.UnixMilli(), 10), f.events)
 	if err := json.Unmarshal(r.Stdout, &s); err != nil {
 		t.Fatalf("fleet report: %v\n%s%s", err, r.Stdout, r.Stderr)
 	}
-	return s
-}
-
-// check holds a return against the bars: all of them, in a minute, and no second above three times the mean. A mean of fewer than 20 a
-// second says nothing: chance alone makes seconds of three times that.
-func (f *fleet) check(t *testing.T, what string, since time.Time, of map[string]bool) {
-	t.Helper()
-	harness.Eventually(t, 3*time.Minute, fmt.Sprintf("%s: %d devices are back", what, len(of)), func() bool {
-		select {
-		case <-f.Done():
-			t.Fatalf("the fleet ended: %v\n%s", f.Err(), f.Output())
-		default:
-		}
-		return f.back(t, since, of) == len(of)
-	})
-	s := f.spread(t, since)
-	t.Logf("%s: %d devices, %d registrations within %.1f s, mean %.0f/s, peak %d/s, ratio %.2f", what, s.Devices, s.Registrations, s.Seconds, s.Mean, s.Peak, s.Ratio)
-	if s.Seconds > 60 {
-		t.Errorf("%s: the last device was back %.0f s after the first, want 60 s at most", what, s.Seconds)
+	t.Logf("%s: %d devices of %d are back after %.1f s, %.1f s after the last noticed, which was %.1f s after the first: %d registrations in %.1f s, mean %.1f/s, peak %d/s, ratio %.2f; %d rounds failed",
+		what, s.Devices, f.n, took.Seconds(), s.Late, s.Noticed, s.Registrations, s.Seconds, s.Mean, s.Peak, s.Ratio, s.Retries)
+	if s.Late > 60 {
+		t.Errorf("%s: the last device was back %.0f s after the last had noticed, want 60 s at most", what, s.Late)
 	}
 	if s.Mean >= 20 && s.Ratio > 3 {
 		t.Errorf("%s: the busiest second saw %d registrations, %.2f times the mean; want 3 at most", what, s.Peak, s.Ratio)
 	}
 }
 
-// One hub of three is killed, then all of them are, and started again.
+// cpu is what a hub's process has used.
+func cpu(t *testing.T, h *harness.HubHost) time.Duration {
+	t.Helper()
+	_, rest, _ := strings.Cut(harness.ReadFile(t, fmt.Sprintf("/proc/%d/stat", h.Cmd.Process.Pid)), ") ")
+	f := strings.Fields(rest)
+	user, _ := strconv.Atoi(f[11])
+	system, _ := strconv.Atoi(f[12])
+	return time.Duration(user+system) * time.Second / 100 // USER_HZ
+}
+
+// One hub of three is killed (in the long run only: an idle device on QUIC notices within a heartbeat's time, and who has a second
+// tunnel takes his time), then all of them are, and started again.
 func TestAFleetComesBackEvenly(t *testing.T) {
 	n := devices()
 	w := harness.NewWorld(t, 3)
-	f := start(t, w, n, "mixed")
-	harness.Eventually(t, 2*time.Minute+time.Duration(n)*100*time.Millisecond, "all devices have a tunnel", func() bool {
-		select {
-		case <-f.Done():
-			t.Fatalf("the fleet ended: %v\n%s", f.Err(), f.Output())
-		default:
-		}
-		return len(f.home(t)) == n
-	})
-
-	victim := w.Hubs[0]
-	lost := map[string]bool{}
-	all := map[string]bool{}
-	for device, hub := range f.home(t) {
-		all[device] = true
-		if hub == victim.Name {
-			lost[device] = true
-		}
-	}
-	if len(lost) < n/6 {
-		t.Fatalf("%s was the last to take %d of %d devices: they are not spread over three hubs", victim.Name, len(lost), n)
-	}
 	begin := time.Now()
-	victim.Kill()
-	f.check(t, "one hub of three killed", begin, lost)
-	victim.Launch(t)
+	f := start(t, w, n, "mixed")
+	// A third is on QUIC alone, which has no second tunnel.
+	harness.Eventually(t, 2*time.Minute+time.Duration(n)*100*time.Millisecond, "all devices have their tunnels", func() bool {
+		f.look(t)
+		return len(f.home) == n && len(f.second) == n-(n+1)/3
+	})
+	t.Logf("%d devices joined and registered within %.1f s", n, time.Since(begin).Seconds())
+
+	var lost, all []string
+	victim := w.Hubs[0]
+	for device, hub := range f.home {
+		all = append(all, device)
+		if hub == victim.Name {
+			lost = append(lost, device)
+		}
+	}
+	if os.Getenv("HAWSER_STORM") != "" || harness.Long() {
+		begin = time.Now()
+		victim.Kill()
+		f.check(t, "one hub of three killed", begin, lost)
+		victim.Launch(t)
+	}
 
 	for _, h := range w.Hubs {
 		h.Kill()
@@ -164,4 +181,9 @@ func TestAFleetComesBackEvenly(t *testing.T) {
 		h.Run(t)
 	}
 	f.check(t, "all hubs killed and restarted", begin, all)
+	var used time.Duration
+	for _, h := range w.Hubs {
+		used += cpu(t, h)
+	}
+	t.Logf("the hubs used %.2f CPU seconds for it, start included", used.Seconds())
 }

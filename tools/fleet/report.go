@@ -14,13 +14,17 @@ import (
 
 // spread is how registrations lie in time: the figures of "no second above three times the mean".
 type spread struct {
-	Devices       int     `json:"devices"`       // that registered
-	Registrations int     `json:"registrations"` // a device that registers twice counts twice
-	Seconds       float64 `json:"seconds"`       // from the first to the last device that came back
-	Mean          float64 `json:"mean"`          // registrations a second between them
-	Peak          int     `json:"peak"`          // most in any one second, wherever that second begins
+	Devices       int     `json:"devices"`       // that are back: they have registered a tunnel, of whatever slot
+	Seconds       float64 `json:"seconds"`       // from the first registration until all those are back
+	Registrations int     `json:"registrations"` // in that time, of both slots; a device that registers twice counts twice
+	Mean          float64 `json:"mean"`          // of them a second
+	Peak          int     `json:"peak"`          // most in any one second, wherever that second begins, also afterwards
 	Ratio         float64 `json:"ratio"`         // Peak / Mean
-	Bins          []int   `json:"bins"`          // per second from the first
+	After         int     `json:"after"`         // registrations later than all that: second tunnels
+	Retries       int     `json:"retries"`       // rounds that brought no tunnel
+	Noticed       float64 `json:"noticed"`       // seconds from the first loss of an active tunnel to the last
+	Late          float64 `json:"late"`          // seconds from the last loss until all are back
+	Bins          []int   `json:"bins"`          // registrations per second from the first
 }
 
 func reportCommand() *cobra.Command {
@@ -52,7 +56,9 @@ func reportCommand() *cobra.Command {
 
 // measure reads run's events. A last line that is cut, for the writer was killed, is left out.
 func measure(in io.Reader, since int64) (spread, error) {
-	var times []int64
+	var times, losses []int64
+	var back int64 // when the last device was
+	var s spread
 	devices := map[string]bool{}
 	lines := bufio.NewScanner(in)
 	for lines.Scan() {
@@ -63,42 +69,64 @@ func measure(in io.Reader, since int64) (spread, error) {
 			}
 			return spread{}, fmt.Errorf("not a line of `fleet run`: %.80q", lines.Text())
 		}
-		if e.Event == "registered" && e.Time >= since {
+		if e.Time < since {
+			continue
+		}
+		switch e.Event {
+		case "registered":
 			times = append(times, e.Time)
-			devices[e.Device] = true
+			if !devices[e.Device] {
+				devices[e.Device] = true
+				back = e.Time
+			}
+		case "lost":
+			if e.Slot == 0 {
+				losses = append(losses, e.Time)
+			}
+		case "retry":
+			s.Retries++
 		}
 	}
 	if err := lines.Err(); err != nil {
 		return spread{}, err
 	}
-	return spreadOf(times, len(devices)), nil
+	if n := len(losses); n > 0 {
+		s.Noticed = float64(losses[n-1]-losses[0]) / 1000
+		s.Late = float64(max(back-losses[n-1], 0)) / 1000
+	}
+	s.Devices = len(devices)
+	s.lie(times, back)
+	return s, nil
 }
 
-// spreadOf takes times in ms, in order.
-func spreadOf(times []int64, devices int) spread {
-	s := spread{Devices: devices, Registrations: len(times)}
-	if len(times) == 0 {
-		return s
+// lie takes the times of registrations in ms, in order, and that of the last device's return.
+func (s *spread) lie(times []int64, back int64) {
+	if s.Devices == 0 {
+		return
 	}
-	first, last := times[0], times[len(times)-1]
-	s.Seconds = float64(last-first) / 1000
-	s.Mean = float64(len(times)) / max(s.Seconds, 1)
-	s.Bins = make([]int, (last-first)/1000+1)
+	first := times[0]
+	s.Seconds = float64(back-first) / 1000
+	s.Bins = make([]int, (times[len(times)-1]-first)/1000+1)
 	from := 0
 	for i, t := range times {
+		if t <= back {
+			s.Registrations++
+		} else {
+			s.After++
+		}
 		s.Bins[(t-first)/1000]++
 		for times[from] <= t-1000 {
 			from++
 		}
 		s.Peak = max(s.Peak, i-from+1)
 	}
+	s.Mean = float64(s.Registrations) / max(s.Seconds, 1)
 	s.Ratio = float64(s.Peak) / s.Mean
-	return s
 }
 
 func (s spread) print(w io.Writer) {
-	fmt.Fprintf(w, "%d devices, %d registrations in %s: mean %.0f/s, peak %d/s, ratio %.2f\n",
-		s.Devices, s.Registrations, time.Duration(s.Seconds*float64(time.Second)).Round(100*time.Millisecond), s.Mean, s.Peak, s.Ratio)
+	fmt.Fprintf(w, "%d devices are back, with %d registrations in %s: mean %.0f/s, peak %d/s, ratio %.2f; %d later; %d rounds failed; the loss was noticed within %.1f s\n",
+		s.Devices, s.Registrations, time.Duration(s.Seconds*float64(time.Second)).Round(100*time.Millisecond), s.Mean, s.Peak, s.Ratio, s.After, s.Retries, s.Noticed)
 	for i, n := range s.Bins {
 		fmt.Fprintf(w, "%4d s %6d %s\n", i, n, strings.Repeat("#", n*60/max(s.Peak, 1)))
 	}

@@ -6,10 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +24,7 @@ import (
 type event struct {
 	Time    int64  `json:"t"` // ms since 1970
 	Device  string `json:"device"`
+	Slot    int    `json:"slot"`  // 0: the active tunnel, 1: the standby
 	Event   string `json:"event"` // joined, registered, lost, retry, failed
 	Hub     string `json:"hub,omitempty"`
 	Carrier string `json:"carrier,omitempty"`
@@ -36,8 +37,9 @@ type fleet struct {
 	hubs                []string
 	devices, joins      int
 
-	mu  sync.Mutex
-	out *bufio.Writer
+	mu    sync.Mutex
+	out   *bufio.Writer
+	debug *slog.Logger // nil: none
 
 	joined, standing atomic.Int64
 }
@@ -48,13 +50,17 @@ func runCommand() *cobra.Command {
 		Use: "run", Short: "Run the devices until told to stop", Args: cobra.NoArgs,
 		RunE: func(c *cobra.Command, _ []string) error {
 			f.out = bufio.NewWriter(os.Stdout)
+			var err error
+			if f.debug, err = debugLog(); err != nil {
+				return err
+			}
 			return f.run(c.Context())
 		},
 	}
 	c.Flags().StringVar(&f.dir, "dir", "", "where the devices keep their identities; used again, they need not join again")
 	c.Flags().StringVar(&f.token, "token", "", "join token with as many uses as there are devices")
 	c.Flags().StringSliceVar(&f.hubs, "hub", nil, "hub addresses instead of those the cluster tells")
-	c.Flags().StringVar(&f.carrier, "carrier", "any", "any, quic, tls, or mixed: every other device")
+	c.Flags().StringVar(&f.carrier, "carrier", "any", "any, quic, tls, or mixed: a third of the devices each")
 	c.Flags().IntVar(&f.devices, "devices", 100, "how many")
 	c.Flags().IntVar(&f.joins, "joins", 32, "how many join at once")
 	_ = c.MarkFlagRequired("dir")
@@ -85,6 +91,9 @@ func (f *fleet) run(ctx context.Context) error {
 	}
 	if _, err := carriers(f.carrier, 0); err != nil {
 		return err
+	}
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(400) // thousands of agents' memory is looked through each time
 	}
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, f.joins)
@@ -140,7 +149,7 @@ func carriers(s string, i int) (edge.Carriers, error) {
 	case "tls":
 		return edge.OnlyTLS, nil
 	case "mixed":
-		return []edge.Carriers{edge.OnlyQUIC, edge.OnlyTLS}[i%2], nil
+		return []edge.Carriers{edge.AnyCarrier, edge.OnlyQUIC, edge.OnlyTLS}[i%3], nil
 	}
 	return 0, fmt.Errorf("--carrier %q: any, quic, tls or mixed", s)
 }
@@ -179,22 +188,23 @@ type watcher struct {
 	device string
 }
 
-var debug = slog.New(slog.NewTextHandler(debugWriter(), nil))
-
-// debugWriter is where all the agents' own words go: to a file if one is named, else nowhere.
-func debugWriter() io.Writer {
-	if path := os.Getenv("FLEET_LOG"); path != "" {
-		if w, err := os.Create(path); err == nil {
-			return w
-		}
+// debugLog is where all the agents' own words go: to a file if one is named, else nowhere.
+func debugLog() (*slog.Logger, error) {
+	path := os.Getenv("FLEET_LOG")
+	if path == "" {
+		return nil, nil
 	}
-	return io.Discard
+	w, err := os.Create(path)
+	if err != nil {
+		return nil, err
+	}
+	return slog.New(slog.NewTextHandler(w, nil)), nil
 }
 
 // Log implements tunnel.Logger.
 func (w *watcher) Log(level tunnel.Level, msg string, kv ...any) {
-	if level >= tunnel.LevelInfo {
-		debug.Info(msg, append([]any{"device", w.device}, kv...)...)
+	if w.f.debug != nil && level >= tunnel.LevelInfo {
+		w.f.debug.Info(msg, append([]any{"device", w.device}, kv...)...)
 	}
 	e := event{Device: w.device}
 	switch msg {
@@ -211,6 +221,8 @@ func (w *watcher) Log(level tunnel.Level, msg string, kv ...any) {
 	}
 	for i := 0; i+1 < len(kv); i += 2 {
 		switch kv[i] {
+		case "slot":
+			_, _ = fmt.Sscan(fmt.Sprint(kv[i+1]), &e.Slot)
 		case "hub":
 			e.Hub = fmt.Sprint(kv[i+1])
 		case "carrier":

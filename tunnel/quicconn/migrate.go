@@ -85,6 +85,9 @@ func (e *edgeConn) releaseRoutes() {
 	}
 }
 
+// Heard implements tunnel.Hearer: what acknowledges a heartbeat counts, too.
+func (e *edgeConn) Heard() uint64 { return e.qc.ConnectionStats().PacketsReceived }
+
 // Migrate implements tunnel.Mover.
 func (e *edgeConn) Migrate(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, migrateTimeout)
