@@ -61,9 +61,12 @@ func (h *Hub) newMesh(l *quicconn.Listener) *mesh.Mesh {
 
 // openStream opens a stream for a device at whatever hub it is, and fills in the EntryHub fields of a, which the caller writes to it. The
 // ways are tried in their order. When there is none, or all failed, the error wraps front.ErrOffline; tunnel.ErrTooManyStreams when that
-// is why.
+// is why, and front.ErrRemoved for a device that is none.
 func (h *Hub) openStream(ctx context.Context, device wire.UUID, a *wire.Attach) (tunnel.Stream, error) {
 	a.EntryHub, a.EntryHubIncarnation = h.auth.UUID(), h.incarnation
+	if h.auth.Cache.Device(device) == nil {
+		return nil, front.ErrRemoved
+	}
 	errs := []error{front.ErrOffline}
 	for _, r := range h.registry.Routes(device) {
 		s, err := h.openRoute(ctx, device, r, a)

@@ -14,6 +14,7 @@ import (
 // Routes is what Drive needs of a Backend.
 type Routes interface {
 	// OpenStream opens a stream to the device by the best route there is now, and fills in a's EntryHub fields. The caller writes a itself.
+	// ErrRemoved ends what waits for the device.
 	OpenStream(ctx context.Context, device wire.UUID, a *wire.Attach) (tunnel.Stream, error)
 	// RouteChanged returns a channel that is closed when the routes to the device next change, or nil.
 	RouteChanged(device wire.UUID) <-chan struct{}
@@ -105,7 +106,11 @@ func reattach(ctx context.Context, r Routes, device wire.UUID, stream *resume.St
 		if err == nil || errors.Is(err, resume.ErrGone) {
 			return
 		}
-		if refused, ok := errors.AsType[*resume.RefusedError](err); ok && refused.Code == wire.StreamDenied {
+		if errors.Is(err, ErrRemoved) {
+			stream.End(ErrRemoved)
+			return
+		}
+		if refused, ok := errors.AsType[*resume.RefusedError](err); errors.Is(err, ErrRemoved) || ok && refused.Code == wire.StreamDenied {
 			stream.End(err) // the device takes us for somebody else, and will again
 			return
 		}

@@ -239,6 +239,19 @@ func TestADeviceThatForgotASessionEndsIt(t *testing.T) {
 	}
 }
 
+func TestAKillIsSaidWhileTheDeviceIsAway(t *testing.T) {
+	f := start(t)
+	x, _ := f.terminal(t, true, "print hello\r\n")
+	wait(t, "output", func() bool { return x.shown() == "hello\r\n" })
+	f.cut()
+	for _, s := range f.server.States() {
+		if s.Kind == Session {
+			f.server.Kill(s.ID, "ended by mallory")
+		}
+	}
+	wait(t, "word of it", func() bool { return strings.Contains(x.shown(), "ended by mallory") })
+}
+
 func TestASessionWaitsNoLongerThanItsRolesSay(t *testing.T) {
 	for life, least := range map[time.Duration]time.Duration{0: 0, 200 * time.Millisecond: 200 * time.Millisecond} {
 		f := start(t)

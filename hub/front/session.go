@@ -229,7 +229,8 @@ func (x *session) relay() (*exitInfo, error) {
 	}
 	// The end of the session's context breaks every Read and Write below.
 	stop := context.AfterFunc(x.ctx, func() {
-		if errors.Is(context.Cause(x.ctx), errStopping) {
+		cause := context.Cause(x.ctx)
+		if _, killed := errors.AsType[*killedError](cause); killed || errors.Is(cause, errStopping) {
 			x.stream.Reset(wire.StreamCancelled) // the device's goodbye is not waited for
 		}
 		_ = x.dev.Close()
@@ -307,8 +308,12 @@ func sayBroken(err error) string {
 	switch {
 	case errors.Is(err, errStopping):
 		return "this hub is going down; connect again, and you reach another"
+	case errors.Is(err, ErrRemoved):
+		return "session ended: " + ErrRemoved.Error()
 	case errors.Is(err, resume.ErrGone):
 		return "the device has lost this session: it, or the agent on it, was restarted"
+	case errors.Is(err, ErrRemoved):
+		return "the device was removed from the cluster"
 	case errors.Is(err, resume.ErrDetached):
 		return "the device was away for longer than your roles let a session wait"
 	}
