@@ -35,7 +35,7 @@ func (b *natBox) ask(ctx context.Context, d time.Duration) (bool, error) {
 func TestANATsLifetimeIsLearnedAndBeatenJustUnder(t *testing.T) {
 	for _, tt := range []struct{ life, want time.Duration }{
 		{20 * time.Second, 15 * time.Second},
-		{30 * time.Second, 25 * time.Second},
+		{30 * time.Second, defaultHeartbeat},
 		{60 * time.Second, 58*9*time.Second/10 - 5*time.Second},
 		{120 * time.Second, 118*9*time.Second/10 - 5*time.Second},
 		{179 * time.Second, 178*9*time.Second/10 - 5*time.Second},

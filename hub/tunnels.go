@@ -24,7 +24,7 @@ const (
 	// maxHandshakes of TLS tunnels at once: each holds a goroutine and about 40 kB.
 	maxHandshakes = 1024
 	// heartbeatWish is the interval hubs ask edges for: below the 30 s of the worst NATs.
-	heartbeatWish = 25 * time.Second
+	heartbeatWish = 27 * time.Second
 	// retryWindow is W of an edge's first retry, where auth says no other.
 	retryWindow = 5 * time.Second
 	// activeKeepAlive is how long a TLS tunnel may idle before the hub's kernel probes it, unless the edge's own probes are listened for
