@@ -65,6 +65,7 @@ type control struct {
 	mu      sync.Mutex
 	stream  *controlStream // nil while there is none
 	pending [][]byte       // for the next
+	sent    [][]byte       // on this one, and perhaps not taken yet
 	since   time.Time      // of the oldest pending
 	life    time.Duration
 }
@@ -223,6 +224,7 @@ func (c *control) once() error {
 	for _, b := range pending {
 		_ = c.writeLocked(s, b)
 	}
+	c.sent = pending
 	c.mu.Unlock()
 	leave := func() { // the device has a while to learn of it
 		_ = s.Close()
@@ -233,6 +235,10 @@ func (c *control) once() error {
 	stop()
 	c.mu.Lock()
 	c.stream = nil
+	if errors.Is(err, resume.ErrGone) || errors.Is(err, resume.ErrDetached) { // an edge drops one that waits and has nobody end to end
+		c.pending, c.since = append(c.sent, c.pending...), time.Now()
+	}
+	c.sent = nil
 	c.mu.Unlock()
 	for _, id := range c.h.granted.lost(s) {
 		c.h.auth.Release(id, -1, "the device was lost")
@@ -251,7 +257,7 @@ func (c *control) writeLocked(stream *controlStream, b []byte) error {
 	return err
 }
 
-// tell says something to the device, now or when it comes.
+// tell says something to the device, now or when it comes: twice, if it cannot be known whether it was heard.
 func (c *control) tell(m wire.Message) {
 	b, err := wire.Encode(m)
 	c.mu.Lock()
@@ -259,7 +265,12 @@ func (c *control) tell(m wire.Message) {
 	switch {
 	case err != nil:
 	case c.stream != nil:
-		err = c.writeLocked(c.stream, b)
+		if c.stream.Unacknowledged() == 0 {
+			c.sent = nil
+		}
+		if err = c.writeLocked(c.stream, b); err == nil {
+			c.sent = append(c.sent, b)
+		}
 	case len(c.pending) >= maxPending:
 		err = errors.New("too much waits for this device")
 	default:

@@ -171,6 +171,31 @@ func TestAKillWaitsForItsDevice(t *testing.T) {
 	}
 }
 
+// A device that was away had dropped its control stream, and with it the kill that waited on ours.
+func TestAKillOutlivesItsControlStream(t *testing.T) {
+	a, h, key := newCluster(t)
+	e := a.edge(t, key, testUUID, time.Hour)
+	conn := registered(t, a, h, e)
+	control, release := h.holdControl(testUUID)
+	defer release()
+	c := acceptControl(t, conn, nil)
+	stream := func() *controlStream {
+		control.mu.Lock()
+		defer control.mu.Unlock()
+		return control.stream
+	}
+	waitFor(t, "the control stream", func() bool { return stream() != nil })
+	s := stream()
+	_ = conn.CloseWithError(wire.CloseNormal, "")
+	waitFor(t, "its loss", func() bool { return !s.Attached() })
+	h.killOnDevice(testUUID, [16]byte{5}, "gone")
+	c.End(errors.New("nobody is here end to end"))
+	conn = e.registerAgain(t, h, 2)
+	if k, ok := acceptControl(t, conn, nil).receive().(*wire.Kill); !ok || k.SessionID != [16]byte{5} {
+		t.Errorf("got %+v", k)
+	}
+}
+
 func TestWhatADeviceMaySayOnAControlStreamIsBounded(t *testing.T) {
 	a, h, key := newCluster(t)
 	conn := registered(t, a, h, a.edge(t, key, testUUID, time.Hour))
