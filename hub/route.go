@@ -64,7 +64,7 @@ func (h *Hub) newMesh(l *quicconn.Listener) *mesh.Mesh {
 // is why, and front.ErrRemoved for a device that is none.
 func (h *Hub) openStream(ctx context.Context, device wire.UUID, a *wire.Attach) (tunnel.Stream, error) {
 	a.EntryHub, a.EntryHubIncarnation = h.auth.UUID(), h.incarnation
-	if h.auth.Cache.Device(device) == nil {
+	if h.auth.Cache.Removed(device) {
 		return nil, front.ErrRemoved
 	}
 	errs := []error{front.ErrOffline}

@@ -41,6 +41,7 @@ type Hub struct {
 type Cache struct {
 	mu            sync.RWMutex
 	synced        bool
+	partial       bool // a whole state is on its way: what is not there may yet come
 	users         map[string]User
 	keys          map[string]string // SSH wire form to user
 	devices       map[wire.UUID]*Device
@@ -70,6 +71,13 @@ func (c *Cache) Synced() bool {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
 	return c.synced
+}
+
+// Removed tells whether the device is surely not in the cluster: a whole state lacks it.
+func (c *Cache) Removed(id wire.UUID) bool {
+	c.mu.RLock()
+	defer c.mu.RUnlock()
+	return c.synced && !c.partial && c.devices[id] == nil
 }
 
 // Changed returns a channel that is closed at the next change.

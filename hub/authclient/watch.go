@@ -146,6 +146,7 @@ func (x *Client) apply(m *api.WatchResponse, e Events) {
 		c.locksRevision, c.locks = m.Locks.Revision, m.Locks.Blob
 	}
 	c.synced = c.synced || m.Synced || !m.Full
+	c.partial = m.Full && !m.Synced
 	close(c.changed)
 	c.changed = make(chan struct{})
 	c.mu.Unlock()

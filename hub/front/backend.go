@@ -19,8 +19,6 @@ var (
 	ErrOffline = errors.New("device is not connected")
 	// ErrRemoved: the device is no longer in the cluster, and will not come back.
 	ErrRemoved = errors.New("device was removed from the cluster")
-	// ErrRemoved: the device is not in the cluster any more, and what it had open ends.
-	ErrRemoved = errors.New("the device was removed from the cluster")
 	// ErrUnavailable: the auth service could not be asked.
 	ErrUnavailable = errors.New("auth service cannot be reached")
 )

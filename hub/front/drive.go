@@ -14,7 +14,6 @@ import (
 // Routes is what Drive needs of a Backend.
 type Routes interface {
 	// OpenStream opens a stream to the device by the best route there is now, and fills in a's EntryHub fields. The caller writes a itself.
-	// ErrRemoved ends what waits for the device.
 	OpenStream(ctx context.Context, device wire.UUID, a *wire.Attach) (tunnel.Stream, error)
 	// RouteChanged returns a channel that is closed when the routes to the device next change, or nil.
 	RouteChanged(device wire.UUID) <-chan struct{}
@@ -104,10 +103,6 @@ func reattach(ctx context.Context, r Routes, device wire.UUID, stream *resume.St
 		changed := r.RouteChanged(device) // before the try: what changes during it is not missed
 		err := resumeOnce(ctx, r, device, stream, changed)
 		if err == nil || errors.Is(err, resume.ErrGone) {
-			return
-		}
-		if errors.Is(err, ErrRemoved) {
-			stream.End(ErrRemoved)
 			return
 		}
 		if refused, ok := errors.AsType[*resume.RefusedError](err); errors.Is(err, ErrRemoved) || ok && refused.Code == wire.StreamDenied {

@@ -308,8 +308,6 @@ func sayBroken(err error) string {
 	switch {
 	case errors.Is(err, errStopping):
 		return "this hub is going down; connect again, and you reach another"
-	case errors.Is(err, ErrRemoved):
-		return "session ended: " + ErrRemoved.Error()
 	case errors.Is(err, resume.ErrGone):
 		return "the device has lost this session: it, or the agent on it, was restarted"
 	case errors.Is(err, ErrRemoved):
