@@ -151,6 +151,43 @@ func TestPlacesOutliveTunnelsAndEndWithTheirControlStream(t *testing.T) {
 	}
 }
 
+// Places that nobody would release any more stayed in the lists for the device's whole detached life.
+func TestPlacesOfARemovedDeviceAreReleased(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		a, h, key := newCluster(t)
+		e := a.edge(t, key, testUUID, time.Hour)
+		conn := registered(t, a, h, e)
+		_, release := h.holdControl(testUUID)
+		defer release()
+		c := acceptControl(t, conn, nil)
+		c.send(wire.UploadWanted{})
+		id := [16]byte{1}
+		grantOver(t, h, id)
+		if away {
+			_ = conn.CloseWithError(wire.CloseNormal, "")
+			waitFor(t, "a detached session", func() bool { return h.granted.states()[0].DetachedSinceUnixNano != 0 })
+		}
+		begun := time.Now()
+		a.mu.Lock()
+		a.gone = []string{testUUID.String()}
+		close(a.found)
+		a.found = make(chan struct{})
+		a.mu.Unlock()
+		if r := within(t, a.released, "the release"); [16]byte(r.SessionId) != id {
+			t.Errorf("released %v", r)
+		}
+		if took := time.Since(begun); took > 2*time.Second {
+			t.Errorf("away %v: it took %s", away, took)
+		}
+		if !away {
+			<-conn.Context().Done()
+			if c, ok := errors.AsType[*wire.CloseError](context.Cause(conn.Context())); !ok || c.Code != wire.CloseBanned {
+				t.Errorf("the tunnel ended with %v", context.Cause(conn.Context()))
+			}
+		}
+	}
+}
+
 func TestAKillWaitsForItsDevice(t *testing.T) {
 	a, h, key := newCluster(t)
 	e := a.edge(t, key, testUUID, time.Hour)

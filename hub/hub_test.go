@@ -41,6 +41,7 @@ type authTwin struct {
 
 	mu    sync.Mutex
 	hubs  []*api.Hub
+	gone  []string      // devices removed
 	found chan struct{} // closed and replaced when hubs changes
 }
 
@@ -113,8 +114,11 @@ func (a *authTwin) Watch(ctx context.Context, _ *connect.Request[api.WatchReques
 	})
 	for err == nil {
 		a.mu.Lock()
-		hubs, found := a.hubs, a.found
+		hubs, gone, found := a.hubs, a.gone, a.found
 		a.mu.Unlock()
+		if len(gone) > 0 {
+			err = s.Send(&api.WatchResponse{Revision: 7, Epoch: "e", DevicesRemoved: gone})
+		}
 		if len(hubs) > 0 {
 			err = s.Send(&api.WatchResponse{Revision: 6, Epoch: "e", Hubs: hubs})
 		}

@@ -258,3 +258,27 @@ func TestAddressesForNewcomersFitTheirMessage(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+func TestNothingIsRemovedWhileAWholeStateIsOnItsWay(t *testing.T) {
+	x := newClient(&fakeAuth{})
+	x.creds.Store(&identity.Credentials{})
+	x.trust.Store(&ca.Trust{})
+	e := Events{Resynced: func() {}}
+	gone := wire.UUID{1}
+	for i, step := range []struct {
+		m    *api.WatchResponse
+		want bool
+	}{
+		{&api.WatchResponse{Full: true, Begin: true}, false},
+		{&api.WatchResponse{Full: true, Synced: true}, true},
+		{&api.WatchResponse{}, true},
+		{&api.WatchResponse{Full: true, Begin: true}, false}, // the cache is empty, and the device may come in a later part
+		{&api.WatchResponse{Full: true}, false},
+		{&api.WatchResponse{Full: true, Synced: true}, true},
+	} {
+		x.apply(step.m, e)
+		if got := x.Cache.Removed(gone); got != step.want {
+			t.Errorf("step %d: removed %v", i, got)
+		}
+	}
+}

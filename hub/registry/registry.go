@@ -522,6 +522,7 @@ func (r *Registry) Remove(t *Tunnel) (gone bool) {
 func (r *Registry) Forget(id wire.UUID) (displaced []*Tunnel) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.wakeLocked(id) // also where it has no tunnel: streams may wait for one
 	d := r.devices[id]
 	if d == nil {
 		return nil
@@ -533,7 +534,6 @@ func (r *Registry) Forget(id wire.UUID) (displaced []*Tunnel) {
 	for f := range r.feeds {
 		f.farewellLocked(d.say(id, nil))
 	}
-	r.wakeLocked(id)
 	return displaced
 }
 

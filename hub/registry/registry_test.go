@@ -104,3 +104,14 @@ func TestTwoMachinesTakingTurnsAreRefused(t *testing.T) {
 func TestUnknownSlotIsRefused(t *testing.T) {
 	refuse(t, new(Registry), reg(run1, 2, 1), ErrSlot)
 }
+
+func TestToForgetADeviceWakesWhoWaitsForIt(t *testing.T) {
+	var r Registry
+	changed := r.Changed(wire.UUID{1}) // it has no tunnel, and did not have one in this run
+	r.Forget(wire.UUID{1})
+	select {
+	case <-changed:
+	default:
+		t.Error("who waits for a removed device is not told")
+	}
+}
