@@ -120,13 +120,17 @@ func TestPeersHoldThousandsOfStreams(t *testing.T) {
 func TestTunnelsAndPeersDoNotStarveOneAnother(t *testing.T) {
 	hubTLS, edgeTLS := tunneltest.TLSConfigs(t)
 	l, other := listen(t, hubTLS), listen(t, hubTLS)
-	flood := func(n int, dial func() (tunnel.Conn, error)) {
+	flood := func(full func() bool, dial func() (tunnel.Conn, error)) {
 		var wg sync.WaitGroup
+		late := time.Now().Add(2 * time.Minute)
 		for range 16 {
 			wg.Go(func() {
-				for range n/16 + 3 {
+				for more := 3; more > 0 && time.Now().Before(late); {
 					if c, err := dial(); err == nil {
 						t.Cleanup(func() { c.CloseWithError(wire.CloseNormal, "") })
+					}
+					if full() {
+						more--
 					}
 				}
 			})
@@ -140,7 +144,7 @@ func TestTunnelsAndPeersDoNotStarveOneAnother(t *testing.T) {
 		c, err := rawEdge(ctx, l, edgeTLS)
 		return c, err
 	}
-	flood(tunnelQueue, dialEdge)
+	flood(func() bool { return len(l.tunnels) == tunnelQueue }, dialEdge)
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	got := make(chan error, 1)
