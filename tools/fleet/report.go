@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -77,7 +78,7 @@ func measure(in io.Reader, since int64) (spread, error) {
 			times = append(times, e.Time)
 			if !devices[e.Device] {
 				devices[e.Device] = true
-				back = e.Time
+				back = max(back, e.Time)
 			}
 		case "lost":
 			if e.Slot == 0 {
@@ -90,6 +91,8 @@ func measure(in io.Reader, since int64) (spread, error) {
 	if err := lines.Err(); err != nil {
 		return spread{}, err
 	}
+	slices.Sort(times) // lines wait for each other
+	slices.Sort(losses)
 	if n := len(losses); n > 0 {
 		s.Noticed = float64(losses[n-1]-losses[0]) / 1000
 		s.Late = float64(max(back-losses[n-1], 0)) / 1000

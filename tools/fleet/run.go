@@ -69,7 +69,9 @@ func runCommand() *cobra.Command {
 
 // emit writes an event. The reader may be a file or a pipe; a line is whole or absent.
 func (f *fleet) emit(e event) {
-	e.Time = time.Now().UnixMilli()
+	if e.Time == 0 {
+		e.Time = time.Now().UnixMilli()
+	}
 	b, err := json.Marshal(e)
 	if err != nil {
 		return
@@ -203,10 +205,10 @@ func debugLog() (*slog.Logger, error) {
 
 // Log implements tunnel.Logger.
 func (w *watcher) Log(level tunnel.Level, msg string, kv ...any) {
+	e := event{Device: w.device, Time: time.Now().UnixMilli()} // before the wait for others' lines
 	if w.f.debug != nil && level >= tunnel.LevelInfo {
 		w.f.debug.Info(msg, append([]any{"device", w.device}, kv...)...)
 	}
-	e := event{Device: w.device}
 	switch msg {
 	case "registered":
 		e.Event = "registered"
