@@ -33,8 +33,8 @@ type Config struct {
 	PublicSSH []string
 	// DrainTimeout is how long a hub that was told to stop takes at most to hand over its devices and people; 0: 30 s.
 	DrainTimeout time.Duration
-	// AdmitRate is how many handshakes of devices a second are admitted; 0: 50, or what lets all devices of the cluster return to the
-	// hubs that are up within 30 s, whichever is more.
+	// AdmitRate is how many handshakes of devices a second are admitted; 0: 50, or three times its share of the devices within
+	// the window of the hub list, or what lets all devices return to the hubs that are up within 30 s, whichever is most.
 	AdmitRate int
 	// NoLinkNotice keeps from people's terminals that a device's link is lost, and back.
 	NoLinkNotice bool
