@@ -216,23 +216,30 @@ func (a *Agent) watchNetwork(ctx context.Context) {
 	changes := netwatch.Watch(ctx, a.log)
 	var told nudges
 	network := netwatch.Network()
-	timer := time.NewTimer(nudgeEvery) // what changed while Watch began is told, too
+	timer := time.NewTimer(nudgeEvery) // another network than when Watch began is told, too
 	defer timer.Stop()
-	for {
+	for news := false; ; {
 		select {
 		case _, ok := <-changes:
 			if !ok {
 				return
 			}
+			news = true
 		case <-timer.C:
 		}
 		n := netwatch.Network()
-		if wait := told.next(time.Now(), n != network); wait > 0 {
+		other := !netwatch.Same(n, network)
+		if !news && !other {
+			network = n
+			continue
+		}
+		news = true
+		if wait := told.next(time.Now(), other); wait > 0 {
 			timer.Reset(wait)
 			continue
 		}
 		timer.Stop()
-		network = n
+		network, news = n, false
 		tunnel.Debug(a.log, "the network changed", "network", network)
 		for _, k := range a.keepers {
 			nudge(k.net)

@@ -76,6 +76,13 @@ func (n *natLearner) at(id string) *natNetwork {
 			return w
 		}
 	}
+	for i, w := range n.networks {
+		if len(w.id) < len(id) && netwatch.Same(w.id, id) { // learned before the gateway's MAC was known
+			n.networks = append(append(n.networks[:i], n.networks[i+1:]...), w)
+			w.id = id
+			return w
+		}
+	}
 	if len(n.networks) == natNetworks {
 		n.networks = append(n.networks[:0], n.networks[1:]...)
 	}
@@ -323,7 +330,7 @@ func (l *link) runProbe(ctx context.Context, network string) error {
 	stop := context.AfterFunc(ctx, func() { nc.Close() })
 	defer stop()
 	p := &natProbe{conn: nc, device: device, key: l.ack.ProbeKey, slice: natAnswer, busy: func() bool {
-		return l.a.openStreams() > 0 || netwatch.Network() != network
+		return l.a.openStreams() > 0 || !netwatch.Same(netwatch.Network(), network)
 	}}
 	return l.a.nat.run(ctx, network, p.ask)
 }
@@ -400,8 +407,9 @@ func (l *link) learnTCP(ctx context.Context) {
 		if sleep(ctx, interval+answered) != nil {
 			break
 		}
-		same := netwatch.Network() == network
+		last := network
 		network = netwatch.Network()
+		same := netwatch.Same(last, network)
 		if idle = l.open() == 0 && same; idle {
 			l.a.nat.mu.Lock()
 			l.a.nat.learner.tcpHeld(network, time.Now())
@@ -409,7 +417,7 @@ func (l *link) learnTCP(ctx context.Context) {
 		}
 	}
 	// Only a loss without a word, of a connection that was idle, on a network that still stands, is a mapping's.
-	if _, said := errors.AsType[*wire.CloseError](context.Cause(ctx)); idle && !said && netwatch.Network() == network {
+	if _, said := errors.AsType[*wire.CloseError](context.Cause(ctx)); idle && !said && netwatch.Same(netwatch.Network(), network) {
 		l.a.nat.mu.Lock()
 		l.a.nat.learner.tcpLost(network, time.Now())
 		l.a.nat.mu.Unlock()

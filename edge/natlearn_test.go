@@ -175,6 +175,28 @@ func TestTCPKeepaliveGrowsWhileItHoldsAndStepsBackOnce(t *testing.T) {
 }
 
 // Whatever order things come in, the interval stays within its bounds and no more networks are kept than that.
+func TestWhatWasLearnedBeforeTheGatewaysMACWasKnownHolds(t *testing.T) {
+	var n natLearner
+	now := time.Unix(1e9, 0)
+	const short, full = "eth0 192.168.1.1", "eth0 192.168.1.1 9c:3d:cf:00:00:01"
+	for range natPasses * len(natCliffs) {
+		n.result(short, true, now)
+	}
+	want := n.interval(short, tunnel.CarrierQUIC, now)
+	if want <= defaultHeartbeat {
+		t.Fatalf("learned %s", want)
+	}
+	if got := n.interval(full, tunnel.CarrierQUIC, now); got != want {
+		t.Errorf("%s with the MAC, %s without", got, want)
+	}
+	if got := n.interval("eth0 192.168.1.1 9c:3d:cf:00:00:02", tunnel.CarrierQUIC, now); got != defaultHeartbeat {
+		t.Errorf("another gateway's site: %s", got)
+	}
+	if len(n.networks) != 2 {
+		t.Errorf("%d networks", len(n.networks))
+	}
+}
+
 func TestNATLearningIsBounded(t *testing.T) {
 	var n natLearner
 	now := time.Now()

@@ -315,6 +315,27 @@ func TestTheNetworkIsItsBestDefaultRoute(t *testing.T) {
 	}
 }
 
+func TestAGatewaysMACMakesNoOtherNetwork(t *testing.T) {
+	for _, tt := range []struct {
+		a, b string
+		want bool
+	}{
+		{"", "", true},
+		{"", "eth0 192.168.1.1", false},
+		{"eth0 192.168.1.1", "eth0 192.168.1.1", true},
+		{"eth0 192.168.1.1", "eth0 192.168.1.1 9c:3d:cf:00:00:01", true},
+		{"eth0 192.168.1.1 9c:3d:cf:00:00:01", "eth0 192.168.1.1 9c:3d:cf:00:00:02", false},
+		{"eth0 192.168.1.1", "eth0 192.168.1.10", false},
+		{"eth0 192.168.1.1", "eth0 192.168.1.10 9c:3d:cf:00:00:01", false},
+		{"ppp0", "ppp0 10.0.0.1", false},
+		{"ppp0", "ppp0", true},
+	} {
+		if Same(tt.a, tt.b) != tt.want || Same(tt.b, tt.a) != tt.want {
+			t.Errorf("%q and %q: want %v", tt.a, tt.b, tt.want)
+		}
+	}
+}
+
 func FuzzChange(f *testing.F) {
 	ip := netip.MustParseAddr("192.0.2.1")
 	f.Add(append(linkMessage(syscall.RTM_NEWLINK, 7, syscall.IFF_UP), addrMessage(syscall.RTM_NEWADDR, 7, ip)...))

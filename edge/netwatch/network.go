@@ -18,6 +18,14 @@ const maxTable = 64 << 10
 // every second site is 192.168.1.1 on eth0. Empty: there is no default route.
 func Network() string { return network(read("route"), read("arp"), read("ipv6_route")) }
 
+// Same tells whether two names may be of one network: the gateway's MAC comes to be known, and is forgotten, while nothing changes.
+func Same(a, b string) bool { return a == b || extends(a, b) || extends(b, a) }
+
+// extends tells whether long is short, an interface and its gateway, with the MAC.
+func extends(long, short string) bool {
+	return strings.Count(short, " ") == 1 && strings.HasPrefix(long, short) && strings.HasPrefix(long[len(short):], " ")
+}
+
 func read(name string) []byte {
 	f, err := os.Open("/proc/net/" + name)
 	if err != nil {
