@@ -21,6 +21,7 @@ type hubTable struct {
 	sessions map[[16]byte]*session
 	perHub   map[string]int      // sessions
 	claimed  map[[16]byte]string // sessions, perhaps of an earlier run of the service, that a hub said it has; its UUID
+	doubted  map[[16]byte]bool   // young sessions that their hub did not name, and has not since
 	// released are sessions that ended a moment ago: a report that was on its way must not bring them back. Two halves, the older
 	// forgotten each releasedLife.
 	released [2]map[releasedSession]struct{}
@@ -42,7 +43,7 @@ type watch struct {
 func newHubTable() *hubTable {
 	return &hubTable{
 		watches: make(map[string]*watch), seen: make(map[string]time.Time), changed: make(chan struct{}), devices: make(map[string]*presence),
-		sessions: make(map[[16]byte]*session), perHub: make(map[string]int), claimed: make(map[[16]byte]string),
+		sessions: make(map[[16]byte]*session), perHub: make(map[string]int), claimed: make(map[[16]byte]string), doubted: make(map[[16]byte]bool),
 	}
 }
 
@@ -68,12 +69,15 @@ func (t *hubTable) begin(hub hubRef, alive [][]byte, now time.Time) (*watch, []*
 	return w, t.endLocked(hub.uuid, keep, now)
 }
 
-// endLocked drops and returns the hub's sessions that are not in keep.
+// endLocked drops and returns the hub's sessions that are not in keep. Of the youngest it begins to doubt.
 func (t *hubTable) endLocked(hub string, keep map[[16]byte]bool, now time.Time) []*session {
 	var ended []*session
 	for id, s := range t.sessions {
-		// One admitted a moment ago may not have been on the hub's list yet.
-		if s.hub == hub && !keep[id] && now.Sub(s.admitted) > claimGrace {
+		switch {
+		case s.hub != hub || keep[id]:
+		case now.Sub(s.admitted) <= claimGrace: // it may not have been on the hub's list yet
+			t.doubted[id] = true
+		default:
 			ended = append(ended, s)
 			t.dropLocked(s)
 		}
@@ -194,6 +198,7 @@ func (t *hubTable) addLocked(s *session) bool {
 
 func (t *hubTable) dropLocked(s *session) {
 	delete(t.sessions, s.id)
+	delete(t.doubted, s.id)
 	if t.perHub[s.hub]--; t.perHub[s.hub] <= 0 {
 		delete(t.perHub, s.hub)
 	}
@@ -231,6 +236,9 @@ func (t *hubTable) reportSessions(hub string, full bool, list []*session, now ti
 	named := make(map[[16]byte]bool, len(list))
 	for _, s := range list {
 		named[s.id] = true
+		if old := t.sessions[s.id]; old != nil && old.hub == hub {
+			delete(t.doubted, s.id)
+		}
 		key := releasedSession{hub, s.id}
 		_, a := t.released[0][key]
 		_, b := t.released[1][key]
@@ -260,14 +268,14 @@ func (t *hubTable) reportSessions(hub string, full bool, list []*session, now ti
 	return begun, ended, true
 }
 
-// expire drops and returns the sessions of hubs that have been gone for too long.
+// expire drops and returns the sessions of hubs that have been gone for too long, and those that were doubted for long enough.
 func (t *hubTable) expire(now time.Time) []*session {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var ended []*session
 	for _, s := range t.sessions {
-		// One may ask for sessions before its Watch is open.
-		if t.watches[s.hub] == nil && now.Sub(t.seen[s.hub]) > orphanLife && now.Sub(s.admitted) > orphanLife {
+		// A hub may ask for sessions before its Watch is open.
+		if t.doubted[s.id] && now.Sub(s.admitted) > claimGrace || t.watches[s.hub] == nil && now.Sub(t.seen[s.hub]) > orphanLife && now.Sub(s.admitted) > orphanLife {
 			ended = append(ended, s)
 			t.dropLocked(s)
 		}

@@ -637,6 +637,30 @@ func TestSessionAdmittedBeforeTheWatchIsOpenIsKept(t *testing.T) {
 	}
 }
 
+// A hub that was killed and runs again has none of what it was granted a moment before.
+func TestYoungSessionsThatAHubDoesNotNameEndLater(t *testing.T) {
+	b := start(t)
+	h := b.hub(t)
+	b.device(t, h, "gw")
+	user := b.user(t, "ann", "operator")
+	lost, kept := request(user, "gw", "root"), request(user, "gw", "root")
+	h.admit(t, lost)
+	h.admit(t, kept)
+	h.up(t, &api.WatchRequest{}, nil)
+	for _, list := range [][]*api.SessionState{nil, {{Id: kept.SessionId, ConnectionId: kept.ConnectionId, Kind: api.Kind_KIND_SESSION, User: "ann"}}} {
+		if _, err := h.Hub.ReportSessions(t.Context(), connect.NewRequest(&api.ReportSessionsRequest{Full: list == nil, Sessions: list})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if got := b.hubs.expire(b.cfg.Now()); len(got) != 0 {
+		t.Error("ended at once")
+	}
+	got := b.hubs.expire(b.cfg.Now().Add(claimGrace + time.Second))
+	if list := sessionStates(t, b); len(got) != 1 || len(list) != 1 || string(list[0].Id) != string(kept.SessionId) {
+		t.Errorf("ended %d, left %v", len(got), list)
+	}
+}
+
 func TestSessionsOfAHubThatIsGoneAreNotCalledLiveForLong(t *testing.T) {
 	b := start(t)
 	h := b.hub(t)
