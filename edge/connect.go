@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/tls"
@@ -47,6 +48,7 @@ func (a *Agent) connect(ctx, serving context.Context, r *round) (*link, <-chan *
 	case a.udpBlocked(network):
 		by = lead{quic: tcpDelay}
 	}
+	r.quic = grace == 0
 	stages, err := r.stages(c, by)
 	if err != nil {
 		return nil, nil, err
@@ -274,16 +276,22 @@ func (a *Agent) openAt(ctx, serving context.Context, at attempt, of *round, rene
 		return nil, err
 	}
 	l := newLink(a, conn, at, of)
-	if err := l.setUp(ctx, creds, renew); err != nil {
+	if err := l.setUp(ctx, serving, creds, renew); err != nil {
 		code := wire.CloseNormal
 		if errors.Is(err, ErrHub) {
 			code = wire.CloseProtocol
 		}
-		if r, ok := errors.AsType[*RefusedError](err); ok && (r.Code == wire.CloseRate || r.Code == wire.CloseDrain || r.Code == wire.CloseUnavailable) {
-			a.rest(at.target, max(r.RetryAfter, drainRest))
-			a.storm(time.Now())
-		} else if ok && r.Code == wire.CloseBanned && l.challenge.HubUUID != (wire.UUID{}) {
-			a.streams.banned(l.challenge.HubUUID)
+		if r, ok := errors.AsType[*RefusedError](err); ok {
+			switch {
+			case r.authority(): // another hub is asked next: this one may be wrong, or lie
+				a.rest(at.target, restMax)
+				if r.Code == wire.CloseBanned && l.challenge.HubUUID != (wire.UUID{}) {
+					a.streams.banned(l.challenge.HubUUID)
+				}
+			case r.Code == wire.CloseRate || r.Code == wire.CloseDrain || r.Code == wire.CloseUnavailable:
+				a.rest(at.target, max(r.RetryAfter, drainRest))
+				a.storm(time.Now())
+			}
 		}
 		_ = conn.CloseWithError(code, "")
 		return nil, err
@@ -296,7 +304,7 @@ func (a *Agent) openAt(ctx, serving context.Context, at attempt, of *round, rene
 }
 
 // setUp reads the challenge and registers, or renews.
-func (l *link) setUp(ctx context.Context, creds *identity.Credentials, renew bool) error {
+func (l *link) setUp(ctx, serving context.Context, creds *identity.Credentials, renew bool) error {
 	a := l.a
 	challenge, err := receiveAs[*wire.Challenge](ctx, l.conn, "challenge")
 	if err != nil {
@@ -319,12 +327,13 @@ func (l *link) setUp(ctx context.Context, creds *identity.Credentials, renew boo
 		}
 		return a.renewed(m)
 	}
-	return l.register(ctx, creds)
+	return l.register(ctx, serving, creds)
 }
 
 // register sends REGISTER and waits for its ACK. Counters must reach the hubs in order, for a hub refuses one that is not above the last, so
-// of the attempts of a race one registers at a time, and the next has the next counter.
-func (l *link) register(ctx context.Context, creds *identity.Credentials) error {
+// of the attempts of a race one registers at a time, and the next has the next counter. Once REGISTER is sent the hubs may hold this tunnel as the
+// slot's newest, and have closed the others for it: whatever ends ctx then, the answer has answerGrace to come, and the tunnel stands if it does.
+func (l *link) register(ctx, serving context.Context, creds *identity.Credentials) error {
 	a := l.a
 	select {
 	case l.k.turn <- struct{}{}:
@@ -332,7 +341,7 @@ func (l *link) register(ctx context.Context, creds *identity.Credentials) error 
 	case <-ctx.Done():
 		return context.Cause(ctx)
 	}
-	if err := l.of.mayRegister(l.conn.Carrier()); err != nil {
+	if err := cmp.Or(context.Cause(ctx), l.of.mayRegister(l.conn.Carrier())); err != nil {
 		return err
 	}
 	uuid, err := wire.ParseUUID(creds.UUID)
@@ -340,17 +349,20 @@ func (l *link) register(ctx context.Context, creds *identity.Credentials) error 
 		return err
 	}
 	l.nonce = newNonce()
-	counter := a.counter.Add(1)
+	l.counter = a.counter.Add(1)
 	r := wire.Register{
-		UUID: uuid, Hub: l.challenge.HubUUID, Incarnation: a.incarnation, Slot: l.slot, Counter: counter, TimeNonce: l.nonce,
-		Info: a.info(creds, counter == 1),
+		UUID: uuid, Hub: l.challenge.HubUUID, Incarnation: a.incarnation, Slot: l.slot, Counter: l.counter, TimeNonce: l.nonce,
+		Info: a.info(creds, l.counter == 1),
 	}
 	r.Signature = ed25519.Sign(creds.Key, wire.RegisterTBS(l.challenge.Nonce, r))
 	if err := tunnel.Send(l.conn, r); err != nil {
 		return fmt.Errorf("send register: %w", err)
 	}
+	wait, cancel := context.WithCancel(serving)
+	defer cancel()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(answerGrace, cancel) })()
 	for {
-		m, err := receive(ctx, l.conn)
+		m, err := receive(wait, l.conn)
 		if err != nil {
 			return fmt.Errorf("wait for the answer to register: %w", closeRefusal("register", err))
 		}

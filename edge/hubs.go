@@ -187,10 +187,13 @@ func (l *link) adoptHubList(blob []byte) error {
 		return fmt.Errorf("hub list: revision %d is older than %d, which is held", list.Revision, held.Revision)
 	}
 	p, locks, _ := a.held()
-	if list.Revision > held.Revision {
-		a.mu.Lock()
+	a.mu.Lock()
+	newer := list.Revision > a.list.Revision // also than one that the other tunnel brings in this moment
+	if newer {
 		a.list = list
-		a.mu.Unlock()
+	}
+	a.mu.Unlock()
+	if newer {
 		if err := a.state.write(hubListFile, blob); err != nil {
 			tunnel.Warn(a.log, "could not store the hub list", "error", err)
 		}

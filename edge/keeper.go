@@ -75,7 +75,7 @@ type round struct {
 	known   bool   // remembered addresses do: DNS may be as dead as the path
 	tls     bool   // QUIC has had its return for now
 	base    *round // the winner when it began
-	quic    bool   // it has registered on QUIC; guarded by the turn
+	quic    bool   // it has registered on QUIC, or QUIC is not to replace TLS; guarded by the turn
 	cancel  context.CancelFunc
 }
 
@@ -87,10 +87,14 @@ type outcome struct {
 }
 
 func newKeeper(a *Agent, slot uint8) *keeper {
-	return &keeper{
+	k := &keeper{
 		a: a, slot: slot, wake: make(chan struct{}, 1), net: make(chan struct{}, 1), turn: make(chan struct{}, 1),
 		b: backoff{rand: rand.Int64N}, outcomes: make(chan outcome, maxRounds),
 	}
+	if slot == slotStandby {
+		k.b.limit = standbyCap
+	}
+	return k
 }
 
 // errOvertaken is a registration that would fence a tunnel made meanwhile.
@@ -349,7 +353,10 @@ func (k *keeper) change(p purpose, now time.Time) {
 			k.next = now.Add(k.b.upTo(k.window()))
 		}
 	case forElsewhere, forTLS, forHome:
-		k.next = now
+		k.next, k.probed = now, 0
+		if cur := k.current.Load(); p == forElsewhere && now.Sub(cur.since) < healthyAfter {
+			k.next = now.Add(k.b.afterFailure()) // a hub that sends away whoever comes
+		}
 	case forQUIC:
 		k.probed = 0
 		k.next = k.probeAt(now)
@@ -417,10 +424,10 @@ func (k *keeper) finished(ctx, serving context.Context, o outcome) {
 		tunnel.Debug(k.a.log, "the first hub is not to be had", "error", o.err)
 		return
 	}
-	if k.purpose == forQUIC {
+	if k.purpose == forQUIC || k.purpose == forTLS {
 		k.probed++
 		k.next = k.probeAt(now)
-		tunnel.Debug(k.a.log, "QUIC is still blocked", "error", o.err, "retry", k.next.Sub(now).Round(time.Second))
+		tunnel.Debug(k.a.log, "the other carrier is still blocked", "error", o.err, "retry", k.next.Sub(now).Round(time.Second))
 		return
 	}
 	if errors.Is(o.err, errSameHub) {
@@ -450,10 +457,17 @@ func (k *keeper) finished(ctx, serving context.Context, o outcome) {
 
 // adopt makes a registered tunnel the slot's.
 func (k *keeper) adopt(serving context.Context, l *link, late <-chan *result[*link]) {
+	old := k.current.Load()
+	if old != nil && old.counter > l.counter { // overtaken on its way here
+		if late != nil {
+			k.discardLate(late)
+		}
+		k.retire(serving, l)
+		return
+	}
 	if k.late != nil {
 		k.discardLate(k.late)
 	}
-	old := k.current.Load()
 	k.late, k.leaving, k.dark, k.barred = late, false, time.Time{}, time.Time{}
 	k.current.Store(l)
 	if !k.a.strayed(l) {
@@ -521,21 +535,22 @@ func (k *keeper) lost(l *link) {
 		case wire.CloseAuth, wire.CloseBanned, wire.CloseClone, wire.CloseUpgrade:
 			wait = k.b.afterRefusal()
 			k.barred = now.Add(wait)
+			l.rest(restMax) // another hub is asked next
 		case wire.CloseSuperseded:
 			if len(k.rounds) > 0 || k.late != nil {
-				k.barred = now.Add(time.Second) // by the one that is about to tell us of its ACK: another would fence it
+				k.barred = now.Add(answerGrace) // by the one that is about to tell us of its ACK: another would fence it
 			}
 		case wire.CloseRate, wire.CloseDrain, wire.CloseUnavailable:
 			a.storm(now)
-			l.rest(max(c.RetryAfter, drainRest))
-			if c.RetryAfter > 0 && len(a.ranked()) == 1 {
-				wait = k.b.atLeast(c.RetryAfter)
-				k.barred = now.Add(wait)
-			}
+			l.rest(drainRest)
+			fallthrough
 		default:
 			if c.RetryAfter > 0 {
-				wait = k.b.atLeast(c.RetryAfter)
-				k.barred = now.Add(wait)
+				l.rest(max(c.RetryAfter, drainRest))
+				if len(a.ranked()) == 1 {
+					wait = k.b.atLeast(c.RetryAfter)
+					k.barred = now.Add(wait)
+				}
 			}
 		}
 	}

@@ -653,3 +653,73 @@ func TestInAStormAllHaveOneTunnelBeforeAnyHasTwo(t *testing.T) {
 		}
 	}
 }
+
+// A registration that was sent may be the newest that the hubs hold, however little it is wanted by the time of its answer. Once such a tunnel was closed
+// as the race's loser, the tunnel that had won had been closed for it, and the device was away.
+func TestATunnelThatTheHubsHoldAsTheNewestIsNeverClosed(t *testing.T) {
+	t.Parallel()
+	m := newTestMesh(t, "")
+	path, h := m.paths[m.hubs[0]], m.hubs[0]
+	register := h.before
+	h.before = func(c *testConn) {
+		register(c)
+		if c.conn.Carrier() == tunnel.CarrierQUIC {
+			time.Sleep(quicGrace - 100*time.Millisecond) // the grace for QUIC is over by then: its first packets were lost
+		}
+	}
+	path.noUDP.Store(true)
+	m.start(Config{})
+	if first := m.next(slotActive); first.conn.Carrier() != tunnel.CarrierTLS {
+		t.Fatal("UDP passes")
+	}
+	path.noUDP.Store(false)
+	late := m.next(slotActive)
+	if late.conn.Carrier() != tunnel.CarrierQUIC {
+		t.Fatal("not QUIC")
+	}
+	m.none(slotActive, 5*time.Second)
+	if err := late.conn.Context().Err(); err != nil {
+		t.Errorf("the newest tunnel was closed: %v", context.Cause(late.conn.Context()))
+	}
+}
+
+func TestNothingRegistersAfterTheWinnerButQUICAfterTLSAndOnce(t *testing.T) {
+	k := newKeeper(&Agent{}, slotActive)
+	first := &round{k: k}
+	second := &round{k: k}
+	if first.mayRegister(tunnel.CarrierTLS) != nil || second.mayRegister(tunnel.CarrierQUIC) != nil {
+		t.Error("with no winner, somebody may not")
+	}
+	k.winner.Store(first) // on TLS
+	if first.mayRegister(tunnel.CarrierTLS) == nil || first.mayRegister(tunnel.CarrierQUIC) != nil || second.mayRegister(tunnel.CarrierQUIC) == nil {
+		t.Error("after TLS has won only its round's QUIC may")
+	}
+	first.quic = true
+	if first.mayRegister(tunnel.CarrierQUIC) == nil {
+		t.Error("QUIC may twice, or where it is not to replace TLS")
+	}
+}
+
+func TestAHubThatSendsAwayWhoeverComesIsNotAskedAllTheTime(t *testing.T) {
+	t.Parallel()
+	m := newTestMesh(t, "")
+	h := m.hubs[0]
+	register := h.before
+	h.before = func(c *testConn) {
+		register(c)
+		_ = tunnel.Send(c.conn, wire.GoAway{Code: wire.CloseDrain, Reason: "go", Deadline: time.Minute})
+	}
+	m.start(Config{})
+	n := 0
+	for end := time.After(4 * time.Second); ; n++ {
+		select {
+		case <-m.all:
+			continue
+		case <-end:
+		}
+		break
+	}
+	if n < 1 || n > 5 {
+		t.Errorf("%d registrations in 4 s", n)
+	}
+}

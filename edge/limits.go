@@ -25,6 +25,8 @@ const (
 	attemptTimeout = 30 * time.Second
 	// quicGrace is how long after a TCP win QUIC may still take over, at no cost of a second look.
 	quicGrace = 2 * time.Second
+	// answerGrace is how long the answer to a REGISTER is waited for when the attempt is not wanted any more.
+	answerGrace = 2 * time.Second
 	// lateCarrier is how much later the carrier starts that is there only in case the other is blocked.
 	lateCarrier = 3 * time.Second
 	// hubStagger is how long a hub has to answer before the next is tried beside it; one that refuses has no time at all.
@@ -79,6 +81,8 @@ const (
 	// backoffFloor and backoffCap bound the decorrelated jitter of failed attempts.
 	backoffFloor = time.Second
 	backoffCap   = 60 * time.Second
+	// standbyCap is the same cap for a standby tunnel while the other stands: what is sent to a hub that is away for days is paid for.
+	standbyCap = 15 * time.Minute
 	// refusedFloor and refusedCap bound the wait after an authorisation refusal: it does not mend itself in seconds.
 	refusedFloor = time.Minute
 	refusedCap   = 15 * time.Minute

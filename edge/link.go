@@ -25,6 +25,8 @@ type link struct {
 	// target is the hub as it was dialled: hubTarget.key.
 	target string
 	since  time.Time // it stands
+	// counter is the registration's: the hubs hold the highest of the slot.
+	counter uint64
 
 	challenge wire.Challenge
 	nonce     [32]byte // that auth was asked to sign the time over

@@ -117,15 +117,21 @@ func raceStages[T any](ctx context.Context, stages []stage, grace time.Duration,
 			results <- r
 		}()
 	}
-	// drain awaits what was cancelled.
-	drain := func() {
+	// drain awaits what was cancelled, and returns what succeeded nevertheless.
+	drain := func() (won *result[T]) {
 		for ; pending > 0; pending-- {
-			if r := <-results; r.err == nil && !r.stage {
+			r := <-results
+			switch {
+			case r.err != nil || r.stage:
+			case won == nil:
+				won = &r
+			default:
 				discard(r.value)
 			}
 		}
 		cancelTLS()
 		cancel()
+		return won
 	}
 	started := time.Now()
 	timer := time.NewTimer(0)
@@ -170,8 +176,10 @@ func raceStages[T any](ctx context.Context, stages []stage, grace time.Duration,
 			}
 			if final, ok := errors.AsType[*finalError](r.err); ok {
 				cancel()
-				drain()
 				late <- nil
+				if won := drain(); won != nil { // it had registered, or was about to
+					return *won, late, nil
+				}
 				return r, late, final
 			}
 			continue
@@ -199,7 +207,9 @@ func raceStages[T any](ctx context.Context, stages []stage, grace time.Duration,
 			return r, late, nil
 		}
 		cancel()
-		drain()
+		if lost := drain(); lost != nil {
+			discard(lost.value)
+		}
 		late <- nil
 		return r, late, nil
 	}
