@@ -299,10 +299,10 @@ func (a *Agent) retryDelay(b *backoff, err error) time.Duration {
 	}
 	a.history.add(ev)
 	switch {
-	case ok && r.RetryAfter > 0:
-		return b.atLeast(r.RetryAfter)
 	case ok && r.authority():
 		return b.afterRefusal()
+	case ok && r.RetryAfter > 0:
+		return b.atLeast(r.RetryAfter)
 	case kind == wire.EventIntercepted:
 		return portalDelay(b.rand)
 	default:
