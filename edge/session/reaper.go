@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +38,7 @@ func (r *reaper) start(cmd *exec.Cmd) (*child, error) {
 		resetInherited()
 		go r.run(events, r.stop, r.stopped)
 	}
-	if err := cmd.Start(); err != nil {
+	if err := fork(cmd); err != nil {
 		return nil, err
 	}
 	c := &child{cmd: cmd, pid: cmd.Process.Pid, exited: make(chan struct{})}
@@ -95,6 +96,26 @@ func (r *reaper) close() {
 		close(stop)
 		<-stopped
 	}
+}
+
+// forks takes what is to run on the thread that makes all children.
+var forks = sync.OnceValue(func() chan<- func() {
+	c := make(chan func())
+	go func() { // as long as the agent lives
+		runtime.LockOSThread()
+		for f := range c {
+			f()
+		}
+	}()
+	return c
+})
+
+// fork starts cmd from a thread that never ends: the death signal of a child comes at the end of the thread that made it, and login.Account.As
+// ends threads.
+func fork(cmd *exec.Cmd) error {
+	err := make(chan error, 1)
+	forks() <- func() { err <- cmd.Start() }
+	return <-err
 }
 
 // resetInherited undoes ignored signals that the agent itself was started with (nohup, a script's &): a child inherits what is ignored, and a

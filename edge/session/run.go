@@ -88,7 +88,8 @@ func (s *session) command(kind, command string, env []string) *exec.Cmd {
 	} else if kind == "shell" {
 		s.say(fmt.Errorf("no home directory, starting in /: %w", err))
 	}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	// An agent that is killed ends no session, and nobody could see or end what it left: the kernel says HUP for it, which nohup outlives.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Pdeathsig: syscall.SIGHUP}
 	if s.pty != nil {
 		cmd.SysProcAttr.Setctty = true
 	}

@@ -10,9 +10,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -27,6 +29,9 @@ import (
 func TestMain(m *testing.M) {
 	if code, ok := RunHelper(os.Args); ok {
 		os.Exit(code)
+	}
+	if os.Getenv(asAgent) != "" {
+		agentUntilKilled()
 	}
 	os.Exit(m.Run())
 }
@@ -381,5 +386,67 @@ func TestAgentSocketIsTheLoginsAndIsRemoved(t *testing.T) {
 	}
 	if _, err := os.Stat(filepath.Dir(lines[0])); !os.IsNotExist(err) {
 		t.Error("directory left:", err)
+	}
+}
+
+// asAgent is set in the copy of the test that is an agent to be killed.
+const asAgent = "HAWSER_TEST_AGENT"
+
+// agentUntilKilled starts the processes of two sessions, tells their numbers and waits for its end.
+func agentUntilKilled() {
+	var r reaper
+	s := &session{account: login.Account{Name: "me", UID: uint32(os.Getuid()), GID: uint32(os.Getgid()), Home: "/", Shell: "/bin/sh"}}
+	for _, command := range []string{"exec sleep 1234", "trap '' HUP; exec sleep 1234"} { // the second is nohup
+		c, err := r.start(s.command("exec", command, nil))
+		if err != nil {
+			fmt.Println(err)
+			os.Exit(1)
+		}
+		fmt.Println(c.pid)
+	}
+	for range 100 { // threads end while the agent lives
+		_ = s.account.As(func() error { return nil })
+	}
+	fmt.Println("ready")
+	select {}
+}
+
+func TestAKilledAgentLeavesNoSessions(t *testing.T) {
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), asAgent+"=1")
+	out, err := cmd.StdoutPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _, _ = cmd.Process.Kill(), cmd.Wait() }()
+	var plain, nohup int
+	var ready string
+	if _, err := fmt.Fscan(out, &plain, &nohup, &ready); err != nil || ready != "ready" {
+		t.Fatal(err)
+	}
+	defer syscall.Kill(nohup, syscall.SIGKILL)
+	runs := func(pid int) bool {
+		b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+		return len(b) > 0 && !bytes.Contains(b, []byte(") Z "))
+	}
+	if !runs(plain) || !runs(nohup) {
+		t.Fatal("a process ended with some thread of the agent")
+	}
+	for b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", nohup)); !bytes.HasPrefix(b, []byte("sleep")); { // then it ignores HUP
+		time.Sleep(time.Millisecond)
+		b, _ = os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", nohup))
+	}
+	_ = cmd.Process.Kill()
+	for end := time.Now().Add(10 * time.Second); runs(plain); time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			syscall.Kill(plain, syscall.SIGKILL)
+			t.Fatal("the session's process outlives its killed agent")
+		}
+	}
+	if !runs(nohup) {
+		t.Error("what ignores HUP has ended too")
 	}
 }
