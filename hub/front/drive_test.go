@@ -9,6 +9,8 @@ import (
 	"hash"
 	"io"
 	"math/rand/v2"
+	"net"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -236,6 +238,51 @@ func TestADeviceThatForgotASessionEndsIt(t *testing.T) {
 	err := x.Wait()
 	if e, ok := errors.AsType[*ssh.ExitError](err); !ok || e.ExitStatus() != 255 || !strings.Contains(x.shown(), "restarted") {
 		t.Errorf("%v: %q", err, x.shown())
+	}
+}
+
+func TestWhatARemovedDeviceHadOpenEnds(t *testing.T) {
+	for _, away := range []bool{false, true} {
+		f := start(t)
+		x, _ := f.terminal(t, false, "cat")
+		_, _ = x.in.Write([]byte("x"))
+		wait(t, "echo", func() bool { return x.shown() == "x" })
+		c, _, err := f.dial(t, "gw-1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var pipes []net.Conn
+		for _, target := range []string{"127.0.0.1:80", "gw-1:22"} {
+			nc, err := c.Dial("tcp", target)
+			if err != nil {
+				t.Fatal(err)
+			}
+			pipes = append(pipes, nc)
+		}
+		if away {
+			f.cut()
+			wait(t, "detached session", func() bool {
+				return slices.ContainsFunc(f.server.States(), func(s State) bool { return !s.DetachedSince.IsZero() })
+			})
+		}
+		begun := time.Now()
+		f.mu.Lock()
+		f.removed = true
+		f.mu.Unlock()
+		f.cut() // and the routes change
+		err = x.Wait()
+		if e, ok := errors.AsType[*ssh.ExitError](err); !ok || e.ExitStatus() != 255 || !strings.Contains(x.shown(), "the device was removed from the cluster") {
+			t.Errorf("away %v: %v: %q", away, err, x.shown())
+		}
+		for _, nc := range pipes {
+			if _, err := io.ReadAll(nc); err != nil {
+				t.Error(err)
+			}
+		}
+		wait(t, "end of the session", func() bool { return len(f.server.Sessions()) == 2 }) // the connections
+		if took := time.Since(begun); took > 2*time.Second {
+			t.Errorf("away %v: it took %s", away, took)
+		}
 	}
 }
 

@@ -179,6 +179,7 @@ type twin struct {
 	changed chan struct{} // closed when conn is another
 	silent  bool          // conn is
 	better  tunnel.Conn   // what to go by then
+	removed bool          // from the cluster
 }
 
 // route makes conn the device's tunnel, nil: none.
@@ -248,11 +249,14 @@ func (b *twin) Release(_ [16]byte, status int32, reason string) {
 func (b *twin) OpenStream(ctx context.Context, _ wire.UUID, a *wire.Attach) (tunnel.Stream, error) {
 	a.EntryHub = wire.UUID{9}
 	b.mu.Lock()
-	conn := b.conn
+	conn, removed := b.conn, b.removed
 	if b.silent && b.better != nil {
 		conn = b.better
 	}
 	b.mu.Unlock()
+	if removed {
+		return nil, ErrRemoved
+	}
 	if conn == nil {
 		return nil, ErrOffline
 	}
