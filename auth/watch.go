@@ -87,8 +87,9 @@ func (s hubService) Watch(ctx context.Context, req *connect.Request[api.WatchReq
 		s.withHubs(m, &listed)
 		return stream.Send(m)
 	}
+	// Each is taken anew before what it told of is read, and only then: what changes in between is told again.
+	moved, newList := s.hubs.moved(), s.lists.moved()
 	for {
-		moved, newList := s.hubs.moved(), s.lists.moved()
 		d, changed, some, err := s.view.since(rev, full)
 		if err != nil {
 			return err
@@ -111,10 +112,12 @@ func (s hubService) Watch(ctx context.Context, req *connect.Request[api.WatchReq
 		select {
 		case <-changed:
 		case <-moved:
+			moved = s.hubs.moved()
 			if err := sendHubs(); err != nil {
 				return err
 			}
 		case <-newList:
+			newList = s.lists.moved()
 			if err := sendHubs(); err != nil {
 				return err
 			}
