@@ -390,6 +390,10 @@ func TestADeviceReturnsToTheHubItRanksFirst(t *testing.T) {
 	for at.hub.uuid != first { // it joined by the address of another
 		at = m.next(slotActive)
 	}
+	eventually(t, "the agent knows that it is there", func() bool {
+		l := a.keepers[slotActive].current.Load()
+		return l != nil && l.challenge.HubUUID == first
+	})
 	path := m.paths[at.hub]
 	path.noUDP.Store(true)
 	path.noTCP.Store(true)
