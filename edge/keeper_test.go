@@ -546,7 +546,7 @@ func TestUrgencyDialsEachSecondWithinItsBound(t *testing.T) {
 					a.streams.byID[wire.StreamID{1}] = &stream{kind: wire.KindSession}
 				}
 				k := a.keepers[slotActive]
-				k.purpose = forTunnel
+				k.purpose, k.b.rand = forTunnel, func(n int64) int64 { return n / 2 }
 				began, most := 0, 0
 				start := time.Now()
 				for time.Since(start) < time.Minute {
