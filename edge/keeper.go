@@ -238,7 +238,8 @@ func (k *keeper) urgent() bool {
 		return true
 	}
 	o := k.other().current.Load()
-	return k.slot == slotActive && k.a.openStreams() > 0 && (o == nil || o.suspect.Load())
+	// A standby that has taken nothing over may be as dead as the tunnel was: it has been silent, and the hubs' bytes for it may be lost.
+	return k.slot == slotActive && k.a.openStreams() > 0 && (o == nil || o.suspect.Load() || o.streams.Load() == 0)
 }
 
 // act does what is due and returns when to look again.

@@ -130,9 +130,9 @@ func TestTheDevicesPageTellsWhyItWasAway(t *testing.T) {
 	if text := page(); !strings.Contains(text, "via hub-1, tls") || !strings.Contains(text, "last seen") {
 		t.Errorf("hawser show of an offline device names no hub, carrier or time:\n%s", text)
 	}
-	time.Sleep(3 * time.Second)
+	time.Sleep(6 * time.Second) // what is shorter than 5 s and has no reason is not told of
 	s.Heal(t)
-	s.Online(t, 30*time.Second)
+	s.Online(t, 90*time.Second) // its back-off has grown
 	var text string
 	harness.Eventually(t, 10*time.Second, "hawser show tells how long it was dark", func() bool {
 		text = page()
