@@ -42,7 +42,9 @@ func (n *notices) wanted(yes bool) {
 func (n *notices) output(w io.Writer, p []byte) (int, error) {
 	n.writing.Lock()
 	defer n.writing.Unlock()
-	n.screen.write(p)
+	if n.x.pty.Load() { // bulk is not looked at: it costs a third of the throughput, and nobody is told without a terminal
+		n.screen.write(p)
+	}
 	return w.Write(p)
 }
 
