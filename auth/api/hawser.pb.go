@@ -48,6 +48,19 @@ const (
 	Code_CODE_IDENTITY_EXPIRED Code = 13
 	Code_CODE_RECORDING_GAP    Code = 14
 	Code_CODE_READ_ONLY        Code = 15
+	// User, password or code are wrong; which of them is not said.
+	Code_CODE_LOGIN_FAILED Code = 16
+	// The password is right, and the roles ask for a second factor the user has none of: he needs a reset link.
+	Code_CODE_ENROL_REQUIRED Code = 17
+	Code_CODE_LINK_UNKNOWN   Code = 18 // spent, expired, withdrawn, or never there
+	Code_CODE_BAD_PASSWORD   Code = 19 // the new one is too weak
+	Code_CODE_LOCKED         Code = 30 // a lock stands against the caller, or what it asks for
+	Code_CODE_BAD_CODE       Code = 20 // the code is not one of the authenticator being enrolled
+	// The device is not in the cluster yet: a person approves it, or imports its key. It comes back with the same key.
+	Code_CODE_PENDING           Code = 40
+	Code_CODE_QUARANTINED       Code = 41 // two machines were seen with the device's identity; nobody is served until it is recovered
+	Code_CODE_TOKEN_SOURCE      Code = 42 // the token is for other networks
+	Code_CODE_RECORDING_REMOVED Code = 43 // on purpose: nothing of it is wanted any more
 )
 
 // Enum value maps for Code.
@@ -69,24 +82,44 @@ var (
 		13: "CODE_IDENTITY_EXPIRED",
 		14: "CODE_RECORDING_GAP",
 		15: "CODE_READ_ONLY",
+		16: "CODE_LOGIN_FAILED",
+		17: "CODE_ENROL_REQUIRED",
+		18: "CODE_LINK_UNKNOWN",
+		19: "CODE_BAD_PASSWORD",
+		30: "CODE_LOCKED",
+		20: "CODE_BAD_CODE",
+		40: "CODE_PENDING",
+		41: "CODE_QUARANTINED",
+		42: "CODE_TOKEN_SOURCE",
+		43: "CODE_RECORDING_REMOVED",
 	}
 	Code_value = map[string]int32{
-		"CODE_UNSPECIFIED":      0,
-		"CODE_TOKEN_UNKNOWN":    1,
-		"CODE_TOKEN_SPENT":      2,
-		"CODE_TOKEN_EXPIRED":    3,
-		"CODE_TOKEN_WRONG_KIND": 4,
-		"CODE_RATE_LIMITED":     5,
-		"CODE_COUNTER_MISMATCH": 6,
-		"CODE_DEVICE_UNKNOWN":   7,
-		"CODE_KEY_MISMATCH":     8,
-		"CODE_BAD_NAME":         9,
-		"CODE_BAD_CERTIFICATE":  10,
-		"CODE_DENIED":           11,
-		"CODE_HUB_UNKNOWN":      12,
-		"CODE_IDENTITY_EXPIRED": 13,
-		"CODE_RECORDING_GAP":    14,
-		"CODE_READ_ONLY":        15,
+		"CODE_UNSPECIFIED":       0,
+		"CODE_TOKEN_UNKNOWN":     1,
+		"CODE_TOKEN_SPENT":       2,
+		"CODE_TOKEN_EXPIRED":     3,
+		"CODE_TOKEN_WRONG_KIND":  4,
+		"CODE_RATE_LIMITED":      5,
+		"CODE_COUNTER_MISMATCH":  6,
+		"CODE_DEVICE_UNKNOWN":    7,
+		"CODE_KEY_MISMATCH":      8,
+		"CODE_BAD_NAME":          9,
+		"CODE_BAD_CERTIFICATE":   10,
+		"CODE_DENIED":            11,
+		"CODE_HUB_UNKNOWN":       12,
+		"CODE_IDENTITY_EXPIRED":  13,
+		"CODE_RECORDING_GAP":     14,
+		"CODE_READ_ONLY":         15,
+		"CODE_LOGIN_FAILED":      16,
+		"CODE_ENROL_REQUIRED":    17,
+		"CODE_LINK_UNKNOWN":      18,
+		"CODE_BAD_PASSWORD":      19,
+		"CODE_LOCKED":            30,
+		"CODE_BAD_CODE":          20,
+		"CODE_PENDING":           40,
+		"CODE_QUARANTINED":       41,
+		"CODE_TOKEN_SOURCE":      42,
+		"CODE_RECORDING_REMOVED": 43,
 	}
 )
 
@@ -174,6 +207,7 @@ type Problem struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	Code              Code                   `protobuf:"varint,1,opt,name=code,proto3,enum=hawser.v1.Code" json:"code,omitempty"`
 	RetryAfterSeconds uint32                 `protobuf:"varint,2,opt,name=retry_after_seconds,json=retryAfterSeconds,proto3" json:"retry_after_seconds,omitempty"`
+	Order             []byte                 `protobuf:"bytes,3,opt,name=order,proto3" json:"order,omitempty"` // of CODE_COUNTER_MISMATCH, for the device: to split
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -220,6 +254,13 @@ func (x *Problem) GetRetryAfterSeconds() uint32 {
 		return x.RetryAfterSeconds
 	}
 	return 0
+}
+
+func (x *Problem) GetOrder() []byte {
+	if x != nil {
+		return x.Order
+	}
+	return nil
 }
 
 type Label struct {
@@ -656,6 +697,7 @@ type RenewDeviceRequest struct {
 	PublicKey     []byte                 `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"` // the tunnel's TLS peer
 	Counter       uint64                 `protobuf:"varint,3,opt,name=counter,proto3" json:"counter,omitempty"`                     // the one the device holds
 	Source        string                 `protobuf:"bytes,4,opt,name=source,proto3" json:"source,omitempty"`
+	Again         bool                   `protobuf:"varint,5,opt,name=again,proto3" json:"again,omitempty"` // the hub asks: the newest credentials once more, for a device that got another name
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -716,6 +758,13 @@ func (x *RenewDeviceRequest) GetSource() string {
 		return x.Source
 	}
 	return ""
+}
+
+func (x *RenewDeviceRequest) GetAgain() bool {
+	if x != nil {
+		return x.Again
+	}
+	return false
 }
 
 type DeviceCredentials struct {
@@ -844,6 +893,15 @@ type AdmitRequest struct {
 	Command       string `protobuf:"bytes,13,opt,name=command,proto3" json:"command,omitempty"`                                  // for the audit log
 	DefaultLogin  string `protobuf:"bytes,14,opt,name=default_login,json=defaultLogin,proto3" json:"default_login,omitempty"`    // what the edge said its own user is; used when nothing else decides
 	UserAgent     string `protobuf:"bytes,15,opt,name=user_agent,json=userAgent,proto3" json:"user_agent,omitempty"`
+	// Of a connection: the device that the SSH user name names, if it does. It decides nothing but whether a second
+	// factor is asked for; empty or unknown: what the strictest of the user's roles says.
+	WantedDevice   string `protobuf:"bytes,16,opt,name=wanted_device,json=wantedDevice,proto3" json:"wanted_device,omitempty"`
+	HubIncarnation []byte `protobuf:"bytes,20,opt,name=hub_incarnation,json=hubIncarnation,proto3" json:"hub_incarnation,omitempty"` // 16 bytes: of this run of the hub, whose lease the place hangs on
+	// Of a session that joins another: the beginning of its id in hex, 6 digits at least; the mode: observer (empty too), peer or moderator. Without a
+	// device the answer has no grant, but says which device to ask for; login and channel are as auth decides.
+	Join          string `protobuf:"bytes,30,opt,name=join,proto3" json:"join,omitempty"`
+	JoinMode      string `protobuf:"bytes,31,opt,name=join_mode,json=joinMode,proto3" json:"join_mode,omitempty"`
+	Attempt       uint64 `protobuf:"varint,32,opt,name=attempt,proto3" json:"attempt,omitempty"` // counts the calls of this run of the hub: a Release says which of them it takes back
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -983,6 +1041,41 @@ func (x *AdmitRequest) GetUserAgent() string {
 	return ""
 }
 
+func (x *AdmitRequest) GetWantedDevice() string {
+	if x != nil {
+		return x.WantedDevice
+	}
+	return ""
+}
+
+func (x *AdmitRequest) GetHubIncarnation() []byte {
+	if x != nil {
+		return x.HubIncarnation
+	}
+	return nil
+}
+
+func (x *AdmitRequest) GetJoin() string {
+	if x != nil {
+		return x.Join
+	}
+	return ""
+}
+
+func (x *AdmitRequest) GetJoinMode() string {
+	if x != nil {
+		return x.JoinMode
+	}
+	return ""
+}
+
+func (x *AdmitRequest) GetAttempt() uint64 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
 type Access struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Login          string                 `protobuf:"bytes,1,opt,name=login,proto3" json:"login,omitempty"`
@@ -991,8 +1084,19 @@ type Access struct {
 	ForwardTo      []string               `protobuf:"bytes,4,rep,name=forward_to,json=forwardTo,proto3" json:"forward_to,omitempty"`
 	Record         string                 `protobuf:"bytes,5,opt,name=record,proto3" json:"record,omitempty"`                                          // "best-effort"; empty: not recorded
 	DetachedLifeMs uint64                 `protobuf:"varint,6,opt,name=detached_life_ms,json=detachedLifeMs,proto3" json:"detached_life_ms,omitempty"` // how long what is opened may be without its device; 0: it ends at once
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	ForceCommand   string                 `protobuf:"bytes,7,opt,name=force_command,json=forceCommand,proto3" json:"force_command,omitempty"`          // of the key that signed; it is in the grant too, and runs in place of what is asked for
+	// How long it may last, by the roles: policy.SessionLimits. 0: no limit. The hub goes on by the policy it holds when that changes.
+	IdleTimeoutMs             uint64   `protobuf:"varint,10,opt,name=idle_timeout_ms,json=idleTimeoutMs,proto3" json:"idle_timeout_ms,omitempty"`
+	MaxDurationMs             uint64   `protobuf:"varint,11,opt,name=max_duration_ms,json=maxDurationMs,proto3" json:"max_duration_ms,omitempty"`
+	CredentialExpiresUnixNano int64    `protobuf:"varint,12,opt,name=credential_expires_unix_nano,json=credentialExpiresUnixNano,proto3" json:"credential_expires_unix_nano,omitempty"` // of the certificate, or of the registered key; 0: never
+	EndWithCredential         bool     `protobuf:"varint,13,opt,name=end_with_credential,json=endWithCredential,proto3" json:"end_with_credential,omitempty"`                           // then it ends too
+	Counted                   bool     `protobuf:"varint,20,opt,name=counted,proto3" json:"counted,omitempty"`                                                                          // under some cap: the place is given back before the person sees the end
+	Exact                     bool     `protobuf:"varint,21,opt,name=exact,proto3" json:"exact,omitempty"`                                                                              // cap_mode exact: it ends before the hub's lease does
+	RecordStdin               string   `protobuf:"bytes,23,opt,name=record_stdin,json=recordStdin,proto3" json:"record_stdin,omitempty"`                                                // "redacted" or "full"; empty: off
+	Recipients                [][]byte `protobuf:"bytes,24,rep,name=recipients,proto3" json:"recipients,omitempty"`                                                                     // X25519, 32 bytes: the recording is encrypted to them; none: it is not
+	MaxChannels               uint32   `protobuf:"varint,22,opt,name=max_channels,json=maxChannels,proto3" json:"max_channels,omitempty"`                                               // of a connection, at once; 0: as many as the limits built in let through
+	unknownFields             protoimpl.UnknownFields
+	sizeCache                 protoimpl.SizeCache
 }
 
 func (x *Access) Reset() {
@@ -1063,6 +1167,76 @@ func (x *Access) GetRecord() string {
 func (x *Access) GetDetachedLifeMs() uint64 {
 	if x != nil {
 		return x.DetachedLifeMs
+	}
+	return 0
+}
+
+func (x *Access) GetForceCommand() string {
+	if x != nil {
+		return x.ForceCommand
+	}
+	return ""
+}
+
+func (x *Access) GetIdleTimeoutMs() uint64 {
+	if x != nil {
+		return x.IdleTimeoutMs
+	}
+	return 0
+}
+
+func (x *Access) GetMaxDurationMs() uint64 {
+	if x != nil {
+		return x.MaxDurationMs
+	}
+	return 0
+}
+
+func (x *Access) GetCredentialExpiresUnixNano() int64 {
+	if x != nil {
+		return x.CredentialExpiresUnixNano
+	}
+	return 0
+}
+
+func (x *Access) GetEndWithCredential() bool {
+	if x != nil {
+		return x.EndWithCredential
+	}
+	return false
+}
+
+func (x *Access) GetCounted() bool {
+	if x != nil {
+		return x.Counted
+	}
+	return false
+}
+
+func (x *Access) GetExact() bool {
+	if x != nil {
+		return x.Exact
+	}
+	return false
+}
+
+func (x *Access) GetRecordStdin() string {
+	if x != nil {
+		return x.RecordStdin
+	}
+	return ""
+}
+
+func (x *Access) GetRecipients() [][]byte {
+	if x != nil {
+		return x.Recipients
+	}
+	return nil
+}
+
+func (x *Access) GetMaxChannels() uint32 {
+	if x != nil {
+		return x.MaxChannels
 	}
 	return 0
 }
@@ -1243,18 +1417,159 @@ func (x *Refusal) GetMessage() string {
 	return ""
 }
 
-type ReleaseRequest struct {
+type CheckSecondFactorRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	SessionId     []byte                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	ExitStatus    int32                  `protobuf:"varint,2,opt,name=exit_status,json=exitStatus,proto3" json:"exit_status,omitempty"`
-	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	PublicKey     []byte                 `protobuf:"bytes,1,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"` // as in AdmitRequest: exactly one of the two, that signed
+	Certificate   []byte                 `protobuf:"bytes,2,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	ConnectionId  []byte                 `protobuf:"bytes,3,opt,name=connection_id,json=connectionId,proto3" json:"connection_id,omitempty"`
+	ClientAddress string                 `protobuf:"bytes,4,opt,name=client_address,json=clientAddress,proto3" json:"client_address,omitempty"`
+	Code          string                 `protobuf:"bytes,5,opt,name=code,proto3" json:"code,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
+func (x *CheckSecondFactorRequest) Reset() {
+	*x = CheckSecondFactorRequest{}
+	mi := &file_hawser_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckSecondFactorRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckSecondFactorRequest) ProtoMessage() {}
+
+func (x *CheckSecondFactorRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckSecondFactorRequest.ProtoReflect.Descriptor instead.
+func (*CheckSecondFactorRequest) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *CheckSecondFactorRequest) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *CheckSecondFactorRequest) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *CheckSecondFactorRequest) GetConnectionId() []byte {
+	if x != nil {
+		return x.ConnectionId
+	}
+	return nil
+}
+
+func (x *CheckSecondFactorRequest) GetClientAddress() string {
+	if x != nil {
+		return x.ClientAddress
+	}
+	return ""
+}
+
+func (x *CheckSecondFactorRequest) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
+type CheckSecondFactorResponse struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	Ok                bool                   `protobuf:"varint,1,opt,name=ok,proto3" json:"ok,omitempty"`
+	Message           string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`                                                 // for the person, where it is not ok
+	RetryAfterSeconds uint32                 `protobuf:"varint,3,opt,name=retry_after_seconds,json=retryAfterSeconds,proto3" json:"retry_after_seconds,omitempty"` // where no code would be looked at before
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *CheckSecondFactorResponse) Reset() {
+	*x = CheckSecondFactorResponse{}
+	mi := &file_hawser_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CheckSecondFactorResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CheckSecondFactorResponse) ProtoMessage() {}
+
+func (x *CheckSecondFactorResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CheckSecondFactorResponse.ProtoReflect.Descriptor instead.
+func (*CheckSecondFactorResponse) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *CheckSecondFactorResponse) GetOk() bool {
+	if x != nil {
+		return x.Ok
+	}
+	return false
+}
+
+func (x *CheckSecondFactorResponse) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
+}
+
+func (x *CheckSecondFactorResponse) GetRetryAfterSeconds() uint32 {
+	if x != nil {
+		return x.RetryAfterSeconds
+	}
+	return 0
+}
+
+type ReleaseRequest struct {
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	SessionId  []byte                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	ExitStatus int32                  `protobuf:"varint,2,opt,name=exit_status,json=exitStatus,proto3" json:"exit_status,omitempty"`
+	Reason     string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	Channel    string                 `protobuf:"bytes,4,opt,name=channel,proto3" json:"channel,omitempty"` // what ran: shell, exec or sftp; empty: nothing, or auth was told at Admit
+	Command    []byte                 `protobuf:"bytes,5,opt,name=command,proto3" json:"command,omitempty"` // as it was asked for, at most 4096 bytes
+	// What was asked for again since stays. Empty and 0: every run of the hub, and every attempt.
+	HubIncarnation []byte `protobuf:"bytes,6,opt,name=hub_incarnation,json=hubIncarnation,proto3" json:"hub_incarnation,omitempty"` // 16 bytes
+	Attempt        uint64 `protobuf:"varint,7,opt,name=attempt,proto3" json:"attempt,omitempty"`                                    // of AdmitRequest
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
+}
+
 func (x *ReleaseRequest) Reset() {
 	*x = ReleaseRequest{}
-	mi := &file_hawser_proto_msgTypes[12]
+	mi := &file_hawser_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1266,7 +1581,7 @@ func (x *ReleaseRequest) String() string {
 func (*ReleaseRequest) ProtoMessage() {}
 
 func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[12]
+	mi := &file_hawser_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1279,7 +1594,7 @@ func (x *ReleaseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseRequest.ProtoReflect.Descriptor instead.
 func (*ReleaseRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{12}
+	return file_hawser_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *ReleaseRequest) GetSessionId() []byte {
@@ -1303,6 +1618,34 @@ func (x *ReleaseRequest) GetReason() string {
 	return ""
 }
 
+func (x *ReleaseRequest) GetChannel() string {
+	if x != nil {
+		return x.Channel
+	}
+	return ""
+}
+
+func (x *ReleaseRequest) GetCommand() []byte {
+	if x != nil {
+		return x.Command
+	}
+	return nil
+}
+
+func (x *ReleaseRequest) GetHubIncarnation() []byte {
+	if x != nil {
+		return x.HubIncarnation
+	}
+	return nil
+}
+
+func (x *ReleaseRequest) GetAttempt() uint64 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
 type ReleaseResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -1311,7 +1654,7 @@ type ReleaseResponse struct {
 
 func (x *ReleaseResponse) Reset() {
 	*x = ReleaseResponse{}
-	mi := &file_hawser_proto_msgTypes[13]
+	mi := &file_hawser_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1323,7 +1666,7 @@ func (x *ReleaseResponse) String() string {
 func (*ReleaseResponse) ProtoMessage() {}
 
 func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[13]
+	mi := &file_hawser_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1336,7 +1679,7 @@ func (x *ReleaseResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReleaseResponse.ProtoReflect.Descriptor instead.
 func (*ReleaseResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{13}
+	return file_hawser_proto_rawDescGZIP(), []int{15}
 }
 
 type WatchRequest struct {
@@ -1355,7 +1698,7 @@ type WatchRequest struct {
 
 func (x *WatchRequest) Reset() {
 	*x = WatchRequest{}
-	mi := &file_hawser_proto_msgTypes[14]
+	mi := &file_hawser_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1367,7 +1710,7 @@ func (x *WatchRequest) String() string {
 func (*WatchRequest) ProtoMessage() {}
 
 func (x *WatchRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[14]
+	mi := &file_hawser_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1380,7 +1723,7 @@ func (x *WatchRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchRequest.ProtoReflect.Descriptor instead.
 func (*WatchRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{14}
+	return file_hawser_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WatchRequest) GetRevision() uint64 {
@@ -1460,13 +1803,17 @@ type WatchResponse struct {
 	Time           []byte                 `protobuf:"bytes,14,opt,name=time,proto3" json:"time,omitempty"`                                            // signed beacon, each minute and first
 	Kills          []*Kill                `protobuf:"bytes,15,rep,name=kills,proto3" json:"kills,omitempty"`                                          // sessions to end now
 	HubList        []byte                 `protobuf:"bytes,16,opt,name=hub_list,json=hubList,proto3" json:"hub_list,omitempty"`                       // signed, hublist.Open; when it changed or full; for the edges too
+	Config         *ClusterConfig         `protobuf:"bytes,17,opt,name=config,proto3" json:"config,omitempty"`                                        // when it changed or full
+	LogHead        []byte                 `protobuf:"bytes,19,opt,name=log_head,json=logHead,proto3" json:"log_head,omitempty"`                       // signed head of the audit log, first and each minute; hubs keep the newest
+	Tells          []*Tell                `protobuf:"bytes,21,rep,name=tells,proto3" json:"tells,omitempty"`                                          // about the people in sessions of this hub's
+	Renew          bool                   `protobuf:"varint,18,opt,name=renew,proto3" json:"renew,omitempty"`                                         // the hub's certificates are not by what signs for hubs now: it is to renew at once
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *WatchResponse) Reset() {
 	*x = WatchResponse{}
-	mi := &file_hawser_proto_msgTypes[15]
+	mi := &file_hawser_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1478,7 +1825,7 @@ func (x *WatchResponse) String() string {
 func (*WatchResponse) ProtoMessage() {}
 
 func (x *WatchResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[15]
+	mi := &file_hawser_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1491,7 +1838,7 @@ func (x *WatchResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchResponse.ProtoReflect.Descriptor instead.
 func (*WatchResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{15}
+	return file_hawser_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *WatchResponse) GetRevision() uint64 {
@@ -1606,6 +1953,34 @@ func (x *WatchResponse) GetHubList() []byte {
 	return nil
 }
 
+func (x *WatchResponse) GetConfig() *ClusterConfig {
+	if x != nil {
+		return x.Config
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetLogHead() []byte {
+	if x != nil {
+		return x.LogHead
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetTells() []*Tell {
+	if x != nil {
+		return x.Tells
+	}
+	return nil
+}
+
+func (x *WatchResponse) GetRenew() bool {
+	if x != nil {
+		return x.Renew
+	}
+	return false
+}
+
 type WatchUser struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
@@ -1617,7 +1992,7 @@ type WatchUser struct {
 
 func (x *WatchUser) Reset() {
 	*x = WatchUser{}
-	mi := &file_hawser_proto_msgTypes[16]
+	mi := &file_hawser_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1629,7 +2004,7 @@ func (x *WatchUser) String() string {
 func (*WatchUser) ProtoMessage() {}
 
 func (x *WatchUser) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[16]
+	mi := &file_hawser_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1642,7 +2017,7 @@ func (x *WatchUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchUser.ProtoReflect.Descriptor instead.
 func (*WatchUser) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{16}
+	return file_hawser_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *WatchUser) GetName() string {
@@ -1667,20 +2042,25 @@ func (x *WatchUser) GetKeys() [][]byte {
 }
 
 type WatchDevice struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
-	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	PublicKey     []byte                 `protobuf:"bytes,3,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
-	Labels        []*Label               `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"`
-	Policy        []byte                 `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"` // signed, policy.OpenCompiled; for the edge too
-	Counter       uint64                 `protobuf:"varint,6,opt,name=counter,proto3" json:"counter,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Uuid            string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	Name            string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	PublicKey       []byte                 `protobuf:"bytes,3,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	Labels          []*Label               `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"`
+	Policy          []byte                 `protobuf:"bytes,5,opt,name=policy,proto3" json:"policy,omitempty"` // signed, policy.OpenCompiled; for the edge too
+	Counter         uint64                 `protobuf:"varint,6,opt,name=counter,proto3" json:"counter,omitempty"`
+	Quarantine      string                 `protobuf:"bytes,7,opt,name=quarantine,proto3" json:"quarantine,omitempty"`                                     // why nobody may be served on it, for people and its log; empty: it is served
+	IssuedAfterUnix int64                  `protobuf:"varint,8,opt,name=issued_after_unix,json=issuedAfterUnix,proto3" json:"issued_after_unix,omitempty"` // certificates issued before are to be renewed before anything; 0: none
+	ListenAddress   string                 `protobuf:"bytes,20,opt,name=listen_address,json=listenAddress,proto3" json:"listen_address,omitempty"`         // ip:port of its own port; empty: none
+	TunnelOff       bool                   `protobuf:"varint,21,opt,name=tunnel_off,json=tunnelOff,proto3" json:"tunnel_off,omitempty"`                    // hubs dial listen_address
+	Via             string                 `protobuf:"bytes,30,opt,name=via,proto3" json:"via,omitempty"`                                                  // of a server without an agent: UUID of the device that reaches it, or "hub"
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *WatchDevice) Reset() {
 	*x = WatchDevice{}
-	mi := &file_hawser_proto_msgTypes[17]
+	mi := &file_hawser_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1692,7 +2072,7 @@ func (x *WatchDevice) String() string {
 func (*WatchDevice) ProtoMessage() {}
 
 func (x *WatchDevice) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[17]
+	mi := &file_hawser_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1705,7 +2085,7 @@ func (x *WatchDevice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchDevice.ProtoReflect.Descriptor instead.
 func (*WatchDevice) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{17}
+	return file_hawser_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *WatchDevice) GetUuid() string {
@@ -1750,6 +2130,41 @@ func (x *WatchDevice) GetCounter() uint64 {
 	return 0
 }
 
+func (x *WatchDevice) GetQuarantine() string {
+	if x != nil {
+		return x.Quarantine
+	}
+	return ""
+}
+
+func (x *WatchDevice) GetIssuedAfterUnix() int64 {
+	if x != nil {
+		return x.IssuedAfterUnix
+	}
+	return 0
+}
+
+func (x *WatchDevice) GetListenAddress() string {
+	if x != nil {
+		return x.ListenAddress
+	}
+	return ""
+}
+
+func (x *WatchDevice) GetTunnelOff() bool {
+	if x != nil {
+		return x.TunnelOff
+	}
+	return false
+}
+
+func (x *WatchDevice) GetVia() string {
+	if x != nil {
+		return x.Via
+	}
+	return ""
+}
+
 type Locks struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Revision      uint64                 `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
@@ -1760,7 +2175,7 @@ type Locks struct {
 
 func (x *Locks) Reset() {
 	*x = Locks{}
-	mi := &file_hawser_proto_msgTypes[18]
+	mi := &file_hawser_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1772,7 +2187,7 @@ func (x *Locks) String() string {
 func (*Locks) ProtoMessage() {}
 
 func (x *Locks) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[18]
+	mi := &file_hawser_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1785,7 +2200,7 @@ func (x *Locks) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Locks.ProtoReflect.Descriptor instead.
 func (*Locks) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{18}
+	return file_hawser_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Locks) GetRevision() uint64 {
@@ -1802,17 +2217,20 @@ func (x *Locks) GetBlob() []byte {
 	return nil
 }
 
+// Kill ends a session, or with user or device in place of its id all that the hub has of theirs, what is being opened too.
 type Kill struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	SessionId     []byte                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
 	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	User          string                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
+	DeviceUuid    string                 `protobuf:"bytes,4,opt,name=device_uuid,json=deviceUuid,proto3" json:"device_uuid,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Kill) Reset() {
 	*x = Kill{}
-	mi := &file_hawser_proto_msgTypes[19]
+	mi := &file_hawser_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1824,7 +2242,7 @@ func (x *Kill) String() string {
 func (*Kill) ProtoMessage() {}
 
 func (x *Kill) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[19]
+	mi := &file_hawser_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1837,7 +2255,7 @@ func (x *Kill) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Kill.ProtoReflect.Descriptor instead.
 func (*Kill) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{19}
+	return file_hawser_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *Kill) GetSessionId() []byte {
@@ -1850,6 +2268,89 @@ func (x *Kill) GetSessionId() []byte {
 func (x *Kill) GetReason() string {
 	if x != nil {
 		return x.Reason
+	}
+	return ""
+}
+
+func (x *Kill) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Kill) GetDeviceUuid() string {
+	if x != nil {
+		return x.DeviceUuid
+	}
+	return ""
+}
+
+// Tell is passed on to the device of a session as Tell of tunnel/PROTOCOL.md.
+type Tell struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	SessionId     []byte                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	What          uint32                 `protobuf:"varint,2,opt,name=what,proto3" json:"what,omitempty"`
+	User          string                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
+	Text          string                 `protobuf:"bytes,4,opt,name=text,proto3" json:"text,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Tell) Reset() {
+	*x = Tell{}
+	mi := &file_hawser_proto_msgTypes[22]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Tell) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Tell) ProtoMessage() {}
+
+func (x *Tell) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[22]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Tell.ProtoReflect.Descriptor instead.
+func (*Tell) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{22}
+}
+
+func (x *Tell) GetSessionId() []byte {
+	if x != nil {
+		return x.SessionId
+	}
+	return nil
+}
+
+func (x *Tell) GetWhat() uint32 {
+	if x != nil {
+		return x.What
+	}
+	return 0
+}
+
+func (x *Tell) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *Tell) GetText() string {
+	if x != nil {
+		return x.Text
 	}
 	return ""
 }
@@ -1874,7 +2375,7 @@ type Hub struct {
 
 func (x *Hub) Reset() {
 	*x = Hub{}
-	mi := &file_hawser_proto_msgTypes[20]
+	mi := &file_hawser_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1886,7 +2387,7 @@ func (x *Hub) String() string {
 func (*Hub) ProtoMessage() {}
 
 func (x *Hub) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[20]
+	mi := &file_hawser_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1899,7 +2400,7 @@ func (x *Hub) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Hub.ProtoReflect.Descriptor instead.
 func (*Hub) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{20}
+	return file_hawser_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *Hub) GetUuid() string {
@@ -1998,7 +2499,7 @@ type ReportDevicesRequest struct {
 
 func (x *ReportDevicesRequest) Reset() {
 	*x = ReportDevicesRequest{}
-	mi := &file_hawser_proto_msgTypes[21]
+	mi := &file_hawser_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2010,7 +2511,7 @@ func (x *ReportDevicesRequest) String() string {
 func (*ReportDevicesRequest) ProtoMessage() {}
 
 func (x *ReportDevicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[21]
+	mi := &file_hawser_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2023,7 +2524,7 @@ func (x *ReportDevicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportDevicesRequest.ProtoReflect.Descriptor instead.
 func (*ReportDevicesRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{21}
+	return file_hawser_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *ReportDevicesRequest) GetFull() bool {
@@ -2048,7 +2549,7 @@ type ReportDevicesResponse struct {
 
 func (x *ReportDevicesResponse) Reset() {
 	*x = ReportDevicesResponse{}
-	mi := &file_hawser_proto_msgTypes[22]
+	mi := &file_hawser_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2060,7 +2561,7 @@ func (x *ReportDevicesResponse) String() string {
 func (*ReportDevicesResponse) ProtoMessage() {}
 
 func (x *ReportDevicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[22]
+	mi := &file_hawser_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2073,7 +2574,7 @@ func (x *ReportDevicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportDevicesResponse.ProtoReflect.Descriptor instead.
 func (*ReportDevicesResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{22}
+	return file_hawser_proto_rawDescGZIP(), []int{25}
 }
 
 type DeviceState struct {
@@ -2091,17 +2592,19 @@ type DeviceState struct {
 	SinceUnix      int64                  `protobuf:"varint,11,opt,name=since_unix,json=sinceUnix,proto3" json:"since_unix,omitempty"`                // of the tunnel; where it is not online: of its end, 0: now
 	PolicyRevision uint64                 `protobuf:"varint,12,opt,name=policy_revision,json=policyRevision,proto3" json:"policy_revision,omitempty"` // what the edge enforces
 	LocksRevision  uint64                 `protobuf:"varint,13,opt,name=locks_revision,json=locksRevision,proto3" json:"locks_revision,omitempty"`
-	Uid            uint32                 `protobuf:"varint,14,opt,name=uid,proto3" json:"uid,omitempty"`       // the edge's own
-	Slot           uint32                 `protobuf:"varint,15,opt,name=slot,proto3" json:"slot,omitempty"`     // 0 active, 1 standby
-	Silent         bool                   `protobuf:"varint,16,opt,name=silent,proto3" json:"silent,omitempty"` // its heartbeats are overdue
-	Reason         string                 `protobuf:"bytes,17,opt,name=reason,proto3" json:"reason,omitempty"`  // why it is not online: "heartbeats stopped"
+	Uid            uint32                 `protobuf:"varint,14,opt,name=uid,proto3" json:"uid,omitempty"`                              // the edge's own
+	Slot           uint32                 `protobuf:"varint,15,opt,name=slot,proto3" json:"slot,omitempty"`                            // 0 active, 1 standby
+	Silent         bool                   `protobuf:"varint,16,opt,name=silent,proto3" json:"silent,omitempty"`                        // its heartbeats are overdue
+	Reason         string                 `protobuf:"bytes,17,opt,name=reason,proto3" json:"reason,omitempty"`                         // why it is not online: "heartbeats stopped"
+	Listen         string                 `protobuf:"bytes,20,opt,name=listen,proto3" json:"listen,omitempty"`                         // ip:port of the edge's own port, where the ip may be unspecified; empty: none
+	TunnelOff      bool                   `protobuf:"varint,21,opt,name=tunnel_off,json=tunnelOff,proto3" json:"tunnel_off,omitempty"` // it keeps no tunnel of its own making: hubs dial its port
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *DeviceState) Reset() {
 	*x = DeviceState{}
-	mi := &file_hawser_proto_msgTypes[23]
+	mi := &file_hawser_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2113,7 +2616,7 @@ func (x *DeviceState) String() string {
 func (*DeviceState) ProtoMessage() {}
 
 func (x *DeviceState) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[23]
+	mi := &file_hawser_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2126,7 +2629,7 @@ func (x *DeviceState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceState.ProtoReflect.Descriptor instead.
 func (*DeviceState) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{23}
+	return file_hawser_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *DeviceState) GetUuid() string {
@@ -2248,6 +2751,20 @@ func (x *DeviceState) GetReason() string {
 	return ""
 }
 
+func (x *DeviceState) GetListen() string {
+	if x != nil {
+		return x.Listen
+	}
+	return ""
+}
+
+func (x *DeviceState) GetTunnelOff() bool {
+	if x != nil {
+		return x.TunnelOff
+	}
+	return false
+}
+
 type ReportSessionsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Full          bool                   `protobuf:"varint,1,opt,name=full,proto3" json:"full,omitempty"` // sessions of this hub that are not named have ended
@@ -2258,7 +2775,7 @@ type ReportSessionsRequest struct {
 
 func (x *ReportSessionsRequest) Reset() {
 	*x = ReportSessionsRequest{}
-	mi := &file_hawser_proto_msgTypes[24]
+	mi := &file_hawser_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2270,7 +2787,7 @@ func (x *ReportSessionsRequest) String() string {
 func (*ReportSessionsRequest) ProtoMessage() {}
 
 func (x *ReportSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[24]
+	mi := &file_hawser_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2283,7 +2800,7 @@ func (x *ReportSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ReportSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{24}
+	return file_hawser_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ReportSessionsRequest) GetFull() bool {
@@ -2308,7 +2825,7 @@ type ReportSessionsResponse struct {
 
 func (x *ReportSessionsResponse) Reset() {
 	*x = ReportSessionsResponse{}
-	mi := &file_hawser_proto_msgTypes[25]
+	mi := &file_hawser_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2320,7 +2837,7 @@ func (x *ReportSessionsResponse) String() string {
 func (*ReportSessionsResponse) ProtoMessage() {}
 
 func (x *ReportSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[25]
+	mi := &file_hawser_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2333,7 +2850,7 @@ func (x *ReportSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ReportSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{25}
+	return file_hawser_proto_rawDescGZIP(), []int{28}
 }
 
 // SessionState is a session or connection as the hub that serves it says.
@@ -2352,13 +2869,24 @@ type SessionState struct {
 	StartUnixNano         int64                  `protobuf:"varint,11,opt,name=start_unix_nano,json=startUnixNano,proto3" json:"start_unix_nano,omitempty"`
 	Recorded              bool                   `protobuf:"varint,12,opt,name=recorded,proto3" json:"recorded,omitempty"`
 	DetachedSinceUnixNano int64                  `protobuf:"varint,13,opt,name=detached_since_unix_nano,json=detachedSinceUnixNano,proto3" json:"detached_since_unix_nano,omitempty"` // 0: attached
-	unknownFields         protoimpl.UnknownFields
-	sizeCache             protoimpl.SizeCache
+	// How the person proved himself, for auth to judge the session again after a
+	// restart: exactly one is set, in SSH wire form.
+	PublicKey   []byte `protobuf:"bytes,14,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"`
+	Certificate []byte `protobuf:"bytes,15,opt,name=certificate,proto3" json:"certificate,omitempty"`
+	// What has passed since it began, and when something last did that keeps it from being idle. Of a connection: what its forwards carried;
+	// end to end: of the connection alone, as the hub sees it, ciphertext.
+	BytesIn              uint64 `protobuf:"varint,30,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"` // from the person
+	BytesOut             uint64 `protobuf:"varint,31,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
+	LastActivityUnixNano int64  `protobuf:"varint,32,opt,name=last_activity_unix_nano,json=lastActivityUnixNano,proto3" json:"last_activity_unix_nano,omitempty"` // 0: not known here
+	Joins                []byte `protobuf:"bytes,40,opt,name=joins,proto3" json:"joins,omitempty"`                                                                // 16 bytes, the session that this one joins; empty: it is one of its own
+	JoinMode             string `protobuf:"bytes,41,opt,name=join_mode,json=joinMode,proto3" json:"join_mode,omitempty"`
+	unknownFields        protoimpl.UnknownFields
+	sizeCache            protoimpl.SizeCache
 }
 
 func (x *SessionState) Reset() {
 	*x = SessionState{}
-	mi := &file_hawser_proto_msgTypes[26]
+	mi := &file_hawser_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2370,7 +2898,7 @@ func (x *SessionState) String() string {
 func (*SessionState) ProtoMessage() {}
 
 func (x *SessionState) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[26]
+	mi := &file_hawser_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2383,7 +2911,7 @@ func (x *SessionState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SessionState.ProtoReflect.Descriptor instead.
 func (*SessionState) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{26}
+	return file_hawser_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *SessionState) GetId() []byte {
@@ -2477,6 +3005,159 @@ func (x *SessionState) GetDetachedSinceUnixNano() int64 {
 	return 0
 }
 
+func (x *SessionState) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *SessionState) GetCertificate() []byte {
+	if x != nil {
+		return x.Certificate
+	}
+	return nil
+}
+
+func (x *SessionState) GetBytesIn() uint64 {
+	if x != nil {
+		return x.BytesIn
+	}
+	return 0
+}
+
+func (x *SessionState) GetBytesOut() uint64 {
+	if x != nil {
+		return x.BytesOut
+	}
+	return 0
+}
+
+func (x *SessionState) GetLastActivityUnixNano() int64 {
+	if x != nil {
+		return x.LastActivityUnixNano
+	}
+	return 0
+}
+
+func (x *SessionState) GetJoins() []byte {
+	if x != nil {
+		return x.Joins
+	}
+	return nil
+}
+
+func (x *SessionState) GetJoinMode() string {
+	if x != nil {
+		return x.JoinMode
+	}
+	return ""
+}
+
+type ReportRevisionsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Locks         uint64                 `protobuf:"varint,1,opt,name=locks,proto3" json:"locks,omitempty"`
+	Policy        uint64                 `protobuf:"varint,2,opt,name=policy,proto3" json:"policy,omitempty"`
+	Trust         uint64                 `protobuf:"varint,3,opt,name=trust,proto3" json:"trust,omitempty"`
+	Config        uint64                 `protobuf:"varint,4,opt,name=config,proto3" json:"config,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportRevisionsRequest) Reset() {
+	*x = ReportRevisionsRequest{}
+	mi := &file_hawser_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportRevisionsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportRevisionsRequest) ProtoMessage() {}
+
+func (x *ReportRevisionsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportRevisionsRequest.ProtoReflect.Descriptor instead.
+func (*ReportRevisionsRequest) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *ReportRevisionsRequest) GetLocks() uint64 {
+	if x != nil {
+		return x.Locks
+	}
+	return 0
+}
+
+func (x *ReportRevisionsRequest) GetPolicy() uint64 {
+	if x != nil {
+		return x.Policy
+	}
+	return 0
+}
+
+func (x *ReportRevisionsRequest) GetTrust() uint64 {
+	if x != nil {
+		return x.Trust
+	}
+	return 0
+}
+
+func (x *ReportRevisionsRequest) GetConfig() uint64 {
+	if x != nil {
+		return x.Config
+	}
+	return 0
+}
+
+type ReportRevisionsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportRevisionsResponse) Reset() {
+	*x = ReportRevisionsResponse{}
+	mi := &file_hawser_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportRevisionsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportRevisionsResponse) ProtoMessage() {}
+
+func (x *ReportRevisionsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportRevisionsResponse.ProtoReflect.Descriptor instead.
+func (*ReportRevisionsResponse) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{31}
+}
+
 type ReportHistoryRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Histories     []*DeviceHistory       `protobuf:"bytes,1,rep,name=histories,proto3" json:"histories,omitempty"`
@@ -2486,7 +3167,7 @@ type ReportHistoryRequest struct {
 
 func (x *ReportHistoryRequest) Reset() {
 	*x = ReportHistoryRequest{}
-	mi := &file_hawser_proto_msgTypes[27]
+	mi := &file_hawser_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2498,7 +3179,7 @@ func (x *ReportHistoryRequest) String() string {
 func (*ReportHistoryRequest) ProtoMessage() {}
 
 func (x *ReportHistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[27]
+	mi := &file_hawser_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2511,7 +3192,7 @@ func (x *ReportHistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportHistoryRequest.ProtoReflect.Descriptor instead.
 func (*ReportHistoryRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{27}
+	return file_hawser_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *ReportHistoryRequest) GetHistories() []*DeviceHistory {
@@ -2531,7 +3212,7 @@ type DeviceHistory struct {
 
 func (x *DeviceHistory) Reset() {
 	*x = DeviceHistory{}
-	mi := &file_hawser_proto_msgTypes[28]
+	mi := &file_hawser_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2543,7 +3224,7 @@ func (x *DeviceHistory) String() string {
 func (*DeviceHistory) ProtoMessage() {}
 
 func (x *DeviceHistory) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[28]
+	mi := &file_hawser_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2556,7 +3237,7 @@ func (x *DeviceHistory) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceHistory.ProtoReflect.Descriptor instead.
 func (*DeviceHistory) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{28}
+	return file_hawser_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DeviceHistory) GetUuid() string {
@@ -2581,7 +3262,7 @@ type ReportHistoryResponse struct {
 
 func (x *ReportHistoryResponse) Reset() {
 	*x = ReportHistoryResponse{}
-	mi := &file_hawser_proto_msgTypes[29]
+	mi := &file_hawser_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2593,7 +3274,7 @@ func (x *ReportHistoryResponse) String() string {
 func (*ReportHistoryResponse) ProtoMessage() {}
 
 func (x *ReportHistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[29]
+	mi := &file_hawser_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2606,7 +3287,7 @@ func (x *ReportHistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportHistoryResponse.ProtoReflect.Descriptor instead.
 func (*ReportHistoryResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{29}
+	return file_hawser_proto_rawDescGZIP(), []int{34}
 }
 
 // DeviceEvent is one entry of a device's memory of its connections, as
@@ -2629,7 +3310,7 @@ type DeviceEvent struct {
 
 func (x *DeviceEvent) Reset() {
 	*x = DeviceEvent{}
-	mi := &file_hawser_proto_msgTypes[30]
+	mi := &file_hawser_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2641,7 +3322,7 @@ func (x *DeviceEvent) String() string {
 func (*DeviceEvent) ProtoMessage() {}
 
 func (x *DeviceEvent) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[30]
+	mi := &file_hawser_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2654,7 +3335,7 @@ func (x *DeviceEvent) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DeviceEvent.ProtoReflect.Descriptor instead.
 func (*DeviceEvent) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{30}
+	return file_hawser_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *DeviceEvent) GetKind() uint32 {
@@ -2739,7 +3420,7 @@ type ReportIncidentRequest struct {
 
 func (x *ReportIncidentRequest) Reset() {
 	*x = ReportIncidentRequest{}
-	mi := &file_hawser_proto_msgTypes[31]
+	mi := &file_hawser_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2751,7 +3432,7 @@ func (x *ReportIncidentRequest) String() string {
 func (*ReportIncidentRequest) ProtoMessage() {}
 
 func (x *ReportIncidentRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[31]
+	mi := &file_hawser_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2764,7 +3445,7 @@ func (x *ReportIncidentRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportIncidentRequest.ProtoReflect.Descriptor instead.
 func (*ReportIncidentRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{31}
+	return file_hawser_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ReportIncidentRequest) GetKind() string {
@@ -2803,7 +3484,7 @@ type ReportIncidentResponse struct {
 
 func (x *ReportIncidentResponse) Reset() {
 	*x = ReportIncidentResponse{}
-	mi := &file_hawser_proto_msgTypes[32]
+	mi := &file_hawser_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2815,7 +3496,7 @@ func (x *ReportIncidentResponse) String() string {
 func (*ReportIncidentResponse) ProtoMessage() {}
 
 func (x *ReportIncidentResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[32]
+	mi := &file_hawser_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2828,7 +3509,127 @@ func (x *ReportIncidentResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReportIncidentResponse.ProtoReflect.Descriptor instead.
 func (*ReportIncidentResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{32}
+	return file_hawser_proto_rawDescGZIP(), []int{37}
+}
+
+type ReportCloneRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Uuid          string                 `protobuf:"bytes,1,opt,name=uuid,proto3" json:"uuid,omitempty"`
+	PublicKey     []byte                 `protobuf:"bytes,2,opt,name=public_key,json=publicKey,proto3" json:"public_key,omitempty"` // that both hold
+	Sources       []string               `protobuf:"bytes,3,rep,name=sources,proto3" json:"sources,omitempty"`                      // host:port of the one that came last, then of those that had tunnels
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportCloneRequest) Reset() {
+	*x = ReportCloneRequest{}
+	mi := &file_hawser_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportCloneRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportCloneRequest) ProtoMessage() {}
+
+func (x *ReportCloneRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportCloneRequest.ProtoReflect.Descriptor instead.
+func (*ReportCloneRequest) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *ReportCloneRequest) GetUuid() string {
+	if x != nil {
+		return x.Uuid
+	}
+	return ""
+}
+
+func (x *ReportCloneRequest) GetPublicKey() []byte {
+	if x != nil {
+		return x.PublicKey
+	}
+	return nil
+}
+
+func (x *ReportCloneRequest) GetSources() []string {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+type ReportCloneResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Serve         bool                   `protobuf:"varint,1,opt,name=serve,proto3" json:"serve,omitempty"`    // the one that came last is to be served, the others not
+	Order         []byte                 `protobuf:"bytes,2,opt,name=order,proto3" json:"order,omitempty"`     // for the one that came last, in its refusal
+	Message       string                 `protobuf:"bytes,3,opt,name=message,proto3" json:"message,omitempty"` // why it is refused, for its log
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ReportCloneResponse) Reset() {
+	*x = ReportCloneResponse{}
+	mi := &file_hawser_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ReportCloneResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ReportCloneResponse) ProtoMessage() {}
+
+func (x *ReportCloneResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ReportCloneResponse.ProtoReflect.Descriptor instead.
+func (*ReportCloneResponse) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *ReportCloneResponse) GetServe() bool {
+	if x != nil {
+		return x.Serve
+	}
+	return false
+}
+
+func (x *ReportCloneResponse) GetOrder() []byte {
+	if x != nil {
+		return x.Order
+	}
+	return nil
+}
+
+func (x *ReportCloneResponse) GetMessage() string {
+	if x != nil {
+		return x.Message
+	}
+	return ""
 }
 
 type SignTimeRequest struct {
@@ -2840,7 +3641,7 @@ type SignTimeRequest struct {
 
 func (x *SignTimeRequest) Reset() {
 	*x = SignTimeRequest{}
-	mi := &file_hawser_proto_msgTypes[33]
+	mi := &file_hawser_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2852,7 +3653,7 @@ func (x *SignTimeRequest) String() string {
 func (*SignTimeRequest) ProtoMessage() {}
 
 func (x *SignTimeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[33]
+	mi := &file_hawser_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2865,7 +3666,7 @@ func (x *SignTimeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignTimeRequest.ProtoReflect.Descriptor instead.
 func (*SignTimeRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{33}
+	return file_hawser_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *SignTimeRequest) GetNonce() []byte {
@@ -2884,7 +3685,7 @@ type SignTimeResponse struct {
 
 func (x *SignTimeResponse) Reset() {
 	*x = SignTimeResponse{}
-	mi := &file_hawser_proto_msgTypes[34]
+	mi := &file_hawser_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2896,7 +3697,7 @@ func (x *SignTimeResponse) String() string {
 func (*SignTimeResponse) ProtoMessage() {}
 
 func (x *SignTimeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[34]
+	mi := &file_hawser_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2909,7 +3710,7 @@ func (x *SignTimeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SignTimeResponse.ProtoReflect.Descriptor instead.
 func (*SignTimeResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{34}
+	return file_hawser_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *SignTimeResponse) GetTime() []byte {
@@ -2920,17 +3721,20 @@ func (x *SignTimeResponse) GetTime() []byte {
 }
 
 type AppendRecordingRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RecordingId   []byte                 `protobuf:"bytes,1,opt,name=recording_id,json=recordingId,proto3" json:"recording_id,omitempty"`
-	Grant         []byte                 `protobuf:"bytes,2,opt,name=grant,proto3" json:"grant,omitempty"` // the session's; needed for the first chunk
-	Chunks        []*Chunk               `protobuf:"bytes,3,rep,name=chunks,proto3" json:"chunks,omitempty"`
+	state       protoimpl.MessageState `protogen:"open.v1"`
+	RecordingId []byte                 `protobuf:"bytes,1,opt,name=recording_id,json=recordingId,proto3" json:"recording_id,omitempty"`
+	// The session's. It is needed for the first chunk, and wherever it is not the hub of the call before that asks: of a recording that a device makes any hub may
+	// pass on more that shows the grant.
+	Grant         []byte   `protobuf:"bytes,2,opt,name=grant,proto3" json:"grant,omitempty"`
+	Chunks        []*Chunk `protobuf:"bytes,3,rep,name=chunks,proto3" json:"chunks,omitempty"`
+	AckKey        []byte   `protobuf:"bytes,4,opt,name=ack_key,json=ackKey,proto3" json:"ack_key,omitempty"` // of the edge that makes it, X25519, to acknowledge to; empty: nobody wants that
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AppendRecordingRequest) Reset() {
 	*x = AppendRecordingRequest{}
-	mi := &file_hawser_proto_msgTypes[35]
+	mi := &file_hawser_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2942,7 +3746,7 @@ func (x *AppendRecordingRequest) String() string {
 func (*AppendRecordingRequest) ProtoMessage() {}
 
 func (x *AppendRecordingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[35]
+	mi := &file_hawser_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2955,7 +3759,7 @@ func (x *AppendRecordingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendRecordingRequest.ProtoReflect.Descriptor instead.
 func (*AppendRecordingRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{35}
+	return file_hawser_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *AppendRecordingRequest) GetRecordingId() []byte {
@@ -2979,6 +3783,13 @@ func (x *AppendRecordingRequest) GetChunks() []*Chunk {
 	return nil
 }
 
+func (x *AppendRecordingRequest) GetAckKey() []byte {
+	if x != nil {
+		return x.AckKey
+	}
+	return nil
+}
+
 type Chunk struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Seq           uint64                 `protobuf:"varint,1,opt,name=seq,proto3" json:"seq,omitempty"`
@@ -2989,7 +3800,7 @@ type Chunk struct {
 
 func (x *Chunk) Reset() {
 	*x = Chunk{}
-	mi := &file_hawser_proto_msgTypes[36]
+	mi := &file_hawser_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3001,7 +3812,7 @@ func (x *Chunk) String() string {
 func (*Chunk) ProtoMessage() {}
 
 func (x *Chunk) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[36]
+	mi := &file_hawser_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3014,7 +3825,7 @@ func (x *Chunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Chunk.ProtoReflect.Descriptor instead.
 func (*Chunk) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{36}
+	return file_hawser_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Chunk) GetSeq() uint64 {
@@ -3034,13 +3845,14 @@ func (x *Chunk) GetData() []byte {
 type AppendRecordingResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	NextSeq       uint64                 `protobuf:"varint,1,opt,name=next_seq,json=nextSeq,proto3" json:"next_seq,omitempty"` // all below are on disk
+	Ack           []byte                 `protobuf:"bytes,2,opt,name=ack,proto3" json:"ack,omitempty"`                         // says so to the edge with ack_key (tunnel/PROTOCOL.md, section 6.3); empty where there are none, or nobody asked
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AppendRecordingResponse) Reset() {
 	*x = AppendRecordingResponse{}
-	mi := &file_hawser_proto_msgTypes[37]
+	mi := &file_hawser_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3052,7 +3864,7 @@ func (x *AppendRecordingResponse) String() string {
 func (*AppendRecordingResponse) ProtoMessage() {}
 
 func (x *AppendRecordingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[37]
+	mi := &file_hawser_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3065,7 +3877,7 @@ func (x *AppendRecordingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppendRecordingResponse.ProtoReflect.Descriptor instead.
 func (*AppendRecordingResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{37}
+	return file_hawser_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *AppendRecordingResponse) GetNextSeq() uint64 {
@@ -3075,20 +3887,30 @@ func (x *AppendRecordingResponse) GetNextSeq() uint64 {
 	return 0
 }
 
+func (x *AppendRecordingResponse) GetAck() []byte {
+	if x != nil {
+		return x.Ack
+	}
+	return nil
+}
+
 type CloseRecordingRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RecordingId   []byte                 `protobuf:"bytes,1,opt,name=recording_id,json=recordingId,proto3" json:"recording_id,omitempty"`
-	Grant         []byte                 `protobuf:"bytes,2,opt,name=grant,proto3" json:"grant,omitempty"`
+	Grant         []byte                 `protobuf:"bytes,2,opt,name=grant,proto3" json:"grant,omitempty"`    // as in AppendRecordingRequest
 	Chunks        uint64                 `protobuf:"varint,3,opt,name=chunks,proto3" json:"chunks,omitempty"` // how many there are
 	ExitStatus    int32                  `protobuf:"varint,4,opt,name=exit_status,json=exitStatus,proto3" json:"exit_status,omitempty"`
-	Head          []byte                 `protobuf:"bytes,5,opt,name=head,proto3" json:"head,omitempty"` // signed closing head
+	Head          []byte                 `protobuf:"bytes,5,opt,name=head,proto3" json:"head,omitempty"`                            // signed closing head
+	Reason        string                 `protobuf:"bytes,6,opt,name=reason,proto3" json:"reason,omitempty"`                        // why there is no more, where the recording may lack its end
+	Ended         bool                   `protobuf:"varint,7,opt,name=ended,proto3" json:"ended,omitempty"`                         // the session did end, by exit_status and for end_reason, whatever the recording has of it
+	EndReason     string                 `protobuf:"bytes,8,opt,name=end_reason,json=endReason,proto3" json:"end_reason,omitempty"` // as in ReleaseRequest
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CloseRecordingRequest) Reset() {
 	*x = CloseRecordingRequest{}
-	mi := &file_hawser_proto_msgTypes[38]
+	mi := &file_hawser_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3100,7 +3922,7 @@ func (x *CloseRecordingRequest) String() string {
 func (*CloseRecordingRequest) ProtoMessage() {}
 
 func (x *CloseRecordingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[38]
+	mi := &file_hawser_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3113,7 +3935,7 @@ func (x *CloseRecordingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRecordingRequest.ProtoReflect.Descriptor instead.
 func (*CloseRecordingRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{38}
+	return file_hawser_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CloseRecordingRequest) GetRecordingId() []byte {
@@ -3151,6 +3973,27 @@ func (x *CloseRecordingRequest) GetHead() []byte {
 	return nil
 }
 
+func (x *CloseRecordingRequest) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *CloseRecordingRequest) GetEnded() bool {
+	if x != nil {
+		return x.Ended
+	}
+	return false
+}
+
+func (x *CloseRecordingRequest) GetEndReason() string {
+	if x != nil {
+		return x.EndReason
+	}
+	return ""
+}
+
 type CloseRecordingResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -3159,7 +4002,7 @@ type CloseRecordingResponse struct {
 
 func (x *CloseRecordingResponse) Reset() {
 	*x = CloseRecordingResponse{}
-	mi := &file_hawser_proto_msgTypes[39]
+	mi := &file_hawser_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3171,7 +4014,7 @@ func (x *CloseRecordingResponse) String() string {
 func (*CloseRecordingResponse) ProtoMessage() {}
 
 func (x *CloseRecordingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[39]
+	mi := &file_hawser_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3184,7 +4027,7 @@ func (x *CloseRecordingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRecordingResponse.ProtoReflect.Descriptor instead.
 func (*CloseRecordingResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{39}
+	return file_hawser_proto_rawDescGZIP(), []int{46}
 }
 
 type WhoamiRequest struct {
@@ -3195,7 +4038,7 @@ type WhoamiRequest struct {
 
 func (x *WhoamiRequest) Reset() {
 	*x = WhoamiRequest{}
-	mi := &file_hawser_proto_msgTypes[40]
+	mi := &file_hawser_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3207,7 +4050,7 @@ func (x *WhoamiRequest) String() string {
 func (*WhoamiRequest) ProtoMessage() {}
 
 func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[40]
+	mi := &file_hawser_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3220,24 +4063,26 @@ func (x *WhoamiRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoamiRequest.ProtoReflect.Descriptor instead.
 func (*WhoamiRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{40}
+	return file_hawser_proto_rawDescGZIP(), []int{47}
 }
 
 type WhoamiResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
-	Roles         []string               `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"`
-	Cluster       string                 `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
-	NotAfterUnix  int64                  `protobuf:"varint,4,opt,name=not_after_unix,json=notAfterUnix,proto3" json:"not_after_unix,omitempty"`
-	Trust         []byte                 `protobuf:"bytes,5,opt,name=trust,proto3" json:"trust,omitempty"`
-	Hubs          []*Hub                 `protobuf:"bytes,6,rep,name=hubs,proto3" json:"hubs,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	User             string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Roles            []string               `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"`
+	Cluster          string                 `protobuf:"bytes,3,opt,name=cluster,proto3" json:"cluster,omitempty"`
+	NotAfterUnix     int64                  `protobuf:"varint,4,opt,name=not_after_unix,json=notAfterUnix,proto3" json:"not_after_unix,omitempty"`
+	Trust            []byte                 `protobuf:"bytes,5,opt,name=trust,proto3" json:"trust,omitempty"`
+	Hubs             []*Hub                 `protobuf:"bytes,6,rep,name=hubs,proto3" json:"hubs,omitempty"`
+	AdministersUsers bool                   `protobuf:"varint,7,opt,name=administers_users,json=administersUsers,proto3" json:"administers_users,omitempty"` // his roles let him change users
+	LoginUnix        int64                  `protobuf:"varint,8,opt,name=login_unix,json=loginUnix,proto3" json:"login_unix,omitempty"`                      // when he logged in; his certificates end with that login
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *WhoamiResponse) Reset() {
 	*x = WhoamiResponse{}
-	mi := &file_hawser_proto_msgTypes[41]
+	mi := &file_hawser_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3249,7 +4094,7 @@ func (x *WhoamiResponse) String() string {
 func (*WhoamiResponse) ProtoMessage() {}
 
 func (x *WhoamiResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[41]
+	mi := &file_hawser_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3262,7 +4107,7 @@ func (x *WhoamiResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WhoamiResponse.ProtoReflect.Descriptor instead.
 func (*WhoamiResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{41}
+	return file_hawser_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *WhoamiResponse) GetUser() string {
@@ -3307,15 +4152,32 @@ func (x *WhoamiResponse) GetHubs() []*Hub {
 	return nil
 }
 
+func (x *WhoamiResponse) GetAdministersUsers() bool {
+	if x != nil {
+		return x.AdministersUsers
+	}
+	return false
+}
+
+func (x *WhoamiResponse) GetLoginUnix() int64 {
+	if x != nil {
+		return x.LoginUnix
+	}
+	return 0
+}
+
 type RenewMyselfRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// SSH wire form of the key for the SSH certificate, and the wished life, as in LoginRequest.
+	SshPublicKey  []byte `protobuf:"bytes,1,opt,name=ssh_public_key,json=sshPublicKey,proto3" json:"ssh_public_key,omitempty"`
+	TtlSeconds    uint64 `protobuf:"varint,2,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *RenewMyselfRequest) Reset() {
 	*x = RenewMyselfRequest{}
-	mi := &file_hawser_proto_msgTypes[42]
+	mi := &file_hawser_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3327,7 +4189,7 @@ func (x *RenewMyselfRequest) String() string {
 func (*RenewMyselfRequest) ProtoMessage() {}
 
 func (x *RenewMyselfRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[42]
+	mi := &file_hawser_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3340,7 +4202,21 @@ func (x *RenewMyselfRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RenewMyselfRequest.ProtoReflect.Descriptor instead.
 func (*RenewMyselfRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{42}
+	return file_hawser_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *RenewMyselfRequest) GetSshPublicKey() []byte {
+	if x != nil {
+		return x.SshPublicKey
+	}
+	return nil
+}
+
+func (x *RenewMyselfRequest) GetTtlSeconds() uint64 {
+	if x != nil {
+		return x.TtlSeconds
+	}
+	return 0
 }
 
 type UserCredentials struct {
@@ -3352,13 +4228,14 @@ type UserCredentials struct {
 	Trust          []byte                 `protobuf:"bytes,5,opt,name=trust,proto3" json:"trust,omitempty"`
 	NotAfterUnix   int64                  `protobuf:"varint,6,opt,name=not_after_unix,json=notAfterUnix,proto3" json:"not_after_unix,omitempty"`
 	Hubs           []*Hub                 `protobuf:"bytes,7,rep,name=hubs,proto3" json:"hubs,omitempty"`
+	LoginEndsUnix  int64                  `protobuf:"varint,8,opt,name=login_ends_unix,json=loginEndsUnix,proto3" json:"login_ends_unix,omitempty"` // until when renewing goes on: the login itself ends then
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *UserCredentials) Reset() {
 	*x = UserCredentials{}
-	mi := &file_hawser_proto_msgTypes[43]
+	mi := &file_hawser_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3370,7 +4247,7 @@ func (x *UserCredentials) String() string {
 func (*UserCredentials) ProtoMessage() {}
 
 func (x *UserCredentials) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[43]
+	mi := &file_hawser_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3383,7 +4260,7 @@ func (x *UserCredentials) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserCredentials.ProtoReflect.Descriptor instead.
 func (*UserCredentials) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{43}
+	return file_hawser_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *UserCredentials) GetUser() string {
@@ -3435,19 +4312,32 @@ func (x *UserCredentials) GetHubs() []*Hub {
 	return nil
 }
 
+func (x *UserCredentials) GetLoginEndsUnix() int64 {
+	if x != nil {
+		return x.LoginEndsUnix
+	}
+	return 0
+}
+
 type CreateTokenRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`                                // edge or hub
-	Uses          uint32                 `protobuf:"varint,2,opt,name=uses,proto3" json:"uses,omitempty"`                               // 0: one
-	TtlSeconds    uint64                 `protobuf:"varint,3,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"` // 0: an hour
-	Labels        []*Label               `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"`                            // put on what joins
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Kind       string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`                                // edge or hub
+	Uses       uint32                 `protobuf:"varint,2,opt,name=uses,proto3" json:"uses,omitempty"`                               // 0: one
+	TtlSeconds uint64                 `protobuf:"varint,3,opt,name=ttl_seconds,json=ttlSeconds,proto3" json:"ttl_seconds,omitempty"` // 0: an hour
+	Labels     []*Label               `protobuf:"bytes,4,rep,name=labels,proto3" json:"labels,omitempty"`                            // put on what joins
+	Name       string                 `protobuf:"bytes,5,opt,name=name,proto3" json:"name,omitempty"`                                // glob the wished name must match, or a template that makes it ("ber-{hostname}"); empty: any
+	Sources    []string               `protobuf:"bytes,6,rep,name=sources,proto3" json:"sources,omitempty"`                          // networks or addresses it may be used from; none: everywhere
+	Approve    bool                   `protobuf:"varint,7,opt,name=approve,proto3" json:"approve,omitempty"`                         // what joins waits for approval
+	// A string without a secret, which is no right: where the cluster is and how to know it, for devices whose keys
+	// were imported. Nothing is stored, so uses, ttl, labels, name, sources and approve must be left away.
+	Factory       bool `protobuf:"varint,8,opt,name=factory,proto3" json:"factory,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CreateTokenRequest) Reset() {
 	*x = CreateTokenRequest{}
-	mi := &file_hawser_proto_msgTypes[44]
+	mi := &file_hawser_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3459,7 +4349,7 @@ func (x *CreateTokenRequest) String() string {
 func (*CreateTokenRequest) ProtoMessage() {}
 
 func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[44]
+	mi := &file_hawser_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3472,7 +4362,7 @@ func (x *CreateTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenRequest.ProtoReflect.Descriptor instead.
 func (*CreateTokenRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{44}
+	return file_hawser_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *CreateTokenRequest) GetKind() string {
@@ -3503,6 +4393,34 @@ func (x *CreateTokenRequest) GetLabels() []*Label {
 	return nil
 }
 
+func (x *CreateTokenRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *CreateTokenRequest) GetSources() []string {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *CreateTokenRequest) GetApprove() bool {
+	if x != nil {
+		return x.Approve
+	}
+	return false
+}
+
+func (x *CreateTokenRequest) GetFactory() bool {
+	if x != nil {
+		return x.Factory
+	}
+	return false
+}
+
 type CreateTokenResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Token         string                 `protobuf:"bytes,1,opt,name=token,proto3" json:"token,omitempty"` // shown this once
@@ -3514,7 +4432,7 @@ type CreateTokenResponse struct {
 
 func (x *CreateTokenResponse) Reset() {
 	*x = CreateTokenResponse{}
-	mi := &file_hawser_proto_msgTypes[45]
+	mi := &file_hawser_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3526,7 +4444,7 @@ func (x *CreateTokenResponse) String() string {
 func (*CreateTokenResponse) ProtoMessage() {}
 
 func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[45]
+	mi := &file_hawser_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3539,7 +4457,7 @@ func (x *CreateTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CreateTokenResponse.ProtoReflect.Descriptor instead.
 func (*CreateTokenResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{45}
+	return file_hawser_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *CreateTokenResponse) GetToken() string {
@@ -3571,7 +4489,7 @@ type ListTokensRequest struct {
 
 func (x *ListTokensRequest) Reset() {
 	*x = ListTokensRequest{}
-	mi := &file_hawser_proto_msgTypes[46]
+	mi := &file_hawser_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3583,7 +4501,7 @@ func (x *ListTokensRequest) String() string {
 func (*ListTokensRequest) ProtoMessage() {}
 
 func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[46]
+	mi := &file_hawser_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3596,7 +4514,7 @@ func (x *ListTokensRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensRequest.ProtoReflect.Descriptor instead.
 func (*ListTokensRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{46}
+	return file_hawser_proto_rawDescGZIP(), []int{53}
 }
 
 type ListTokensResponse struct {
@@ -3608,7 +4526,7 @@ type ListTokensResponse struct {
 
 func (x *ListTokensResponse) Reset() {
 	*x = ListTokensResponse{}
-	mi := &file_hawser_proto_msgTypes[47]
+	mi := &file_hawser_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3620,7 +4538,7 @@ func (x *ListTokensResponse) String() string {
 func (*ListTokensResponse) ProtoMessage() {}
 
 func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[47]
+	mi := &file_hawser_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3633,7 +4551,7 @@ func (x *ListTokensResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListTokensResponse.ProtoReflect.Descriptor instead.
 func (*ListTokensResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{47}
+	return file_hawser_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *ListTokensResponse) GetTokens() []*Token {
@@ -3652,13 +4570,16 @@ type Token struct {
 	ExpiresUnix   int64                  `protobuf:"varint,5,opt,name=expires_unix,json=expiresUnix,proto3" json:"expires_unix,omitempty"`
 	Labels        []*Label               `protobuf:"bytes,6,rep,name=labels,proto3" json:"labels,omitempty"`
 	CreatedBy     string                 `protobuf:"bytes,7,opt,name=created_by,json=createdBy,proto3" json:"created_by,omitempty"`
+	Name          string                 `protobuf:"bytes,8,opt,name=name,proto3" json:"name,omitempty"`
+	Sources       []string               `protobuf:"bytes,9,rep,name=sources,proto3" json:"sources,omitempty"`
+	Approve       bool                   `protobuf:"varint,10,opt,name=approve,proto3" json:"approve,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Token) Reset() {
 	*x = Token{}
-	mi := &file_hawser_proto_msgTypes[48]
+	mi := &file_hawser_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3670,7 +4591,7 @@ func (x *Token) String() string {
 func (*Token) ProtoMessage() {}
 
 func (x *Token) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[48]
+	mi := &file_hawser_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3683,7 +4604,7 @@ func (x *Token) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Token.ProtoReflect.Descriptor instead.
 func (*Token) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{48}
+	return file_hawser_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *Token) GetId() string {
@@ -3735,6 +4656,27 @@ func (x *Token) GetCreatedBy() string {
 	return ""
 }
 
+func (x *Token) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Token) GetSources() []string {
+	if x != nil {
+		return x.Sources
+	}
+	return nil
+}
+
+func (x *Token) GetApprove() bool {
+	if x != nil {
+		return x.Approve
+	}
+	return false
+}
+
 type RemoveTokenRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -3744,7 +4686,7 @@ type RemoveTokenRequest struct {
 
 func (x *RemoveTokenRequest) Reset() {
 	*x = RemoveTokenRequest{}
-	mi := &file_hawser_proto_msgTypes[49]
+	mi := &file_hawser_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3756,7 +4698,7 @@ func (x *RemoveTokenRequest) String() string {
 func (*RemoveTokenRequest) ProtoMessage() {}
 
 func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[49]
+	mi := &file_hawser_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3769,7 +4711,7 @@ func (x *RemoveTokenRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenRequest.ProtoReflect.Descriptor instead.
 func (*RemoveTokenRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{49}
+	return file_hawser_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *RemoveTokenRequest) GetId() string {
@@ -3787,7 +4729,7 @@ type RemoveTokenResponse struct {
 
 func (x *RemoveTokenResponse) Reset() {
 	*x = RemoveTokenResponse{}
-	mi := &file_hawser_proto_msgTypes[50]
+	mi := &file_hawser_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3799,7 +4741,7 @@ func (x *RemoveTokenResponse) String() string {
 func (*RemoveTokenResponse) ProtoMessage() {}
 
 func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[50]
+	mi := &file_hawser_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3812,7 +4754,7 @@ func (x *RemoveTokenResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveTokenResponse.ProtoReflect.Descriptor instead.
 func (*RemoveTokenResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{50}
+	return file_hawser_proto_rawDescGZIP(), []int{57}
 }
 
 type ListDevicesRequest struct {
@@ -3824,7 +4766,7 @@ type ListDevicesRequest struct {
 
 func (x *ListDevicesRequest) Reset() {
 	*x = ListDevicesRequest{}
-	mi := &file_hawser_proto_msgTypes[51]
+	mi := &file_hawser_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3836,7 +4778,7 @@ func (x *ListDevicesRequest) String() string {
 func (*ListDevicesRequest) ProtoMessage() {}
 
 func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[51]
+	mi := &file_hawser_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3849,7 +4791,7 @@ func (x *ListDevicesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesRequest.ProtoReflect.Descriptor instead.
 func (*ListDevicesRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{51}
+	return file_hawser_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *ListDevicesRequest) GetSelectors() []string {
@@ -3868,7 +4810,7 @@ type ListDevicesResponse struct {
 
 func (x *ListDevicesResponse) Reset() {
 	*x = ListDevicesResponse{}
-	mi := &file_hawser_proto_msgTypes[52]
+	mi := &file_hawser_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3880,7 +4822,7 @@ func (x *ListDevicesResponse) String() string {
 func (*ListDevicesResponse) ProtoMessage() {}
 
 func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[52]
+	mi := &file_hawser_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3893,7 +4835,7 @@ func (x *ListDevicesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListDevicesResponse.ProtoReflect.Descriptor instead.
 func (*ListDevicesResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{52}
+	return file_hawser_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ListDevicesResponse) GetDevices() []*Device {
@@ -3929,14 +4871,25 @@ type Device struct {
 	LastHub                 string                 `protobuf:"bytes,22,opt,name=last_hub,json=lastHub,proto3" json:"last_hub,omitempty"`        // offline: where it was seen last, by what, and why it went
 	LastCarrier             string                 `protobuf:"bytes,23,opt,name=last_carrier,json=lastCarrier,proto3" json:"last_carrier,omitempty"`
 	LastReason              string                 `protobuf:"bytes,24,opt,name=last_reason,json=lastReason,proto3" json:"last_reason,omitempty"`
-	History                 []*DeviceEvent         `protobuf:"bytes,25,rep,name=history,proto3" json:"history,omitempty"` // of GetDevice alone; oldest first
+	History                 []*DeviceEvent         `protobuf:"bytes,25,rep,name=history,proto3" json:"history,omitempty"`       // of GetDevice alone; oldest first
+	Quarantine              string                 `protobuf:"bytes,26,opt,name=quarantine,proto3" json:"quarantine,omitempty"` // why nobody is served on it; empty: it is served
+	QuarantinedUnix         int64                  `protobuf:"varint,27,opt,name=quarantined_unix,json=quarantinedUnix,proto3" json:"quarantined_unix,omitempty"`
+	CloneSources            []string               `protobuf:"bytes,28,rep,name=clone_sources,json=cloneSources,proto3" json:"clone_sources,omitempty"`    // where the two machines with its identity were seen
+	Recovering              bool                   `protobuf:"varint,29,opt,name=recovering,proto3" json:"recovering,omitempty"`                           // recovered, and not renewed since
+	Note                    string                 `protobuf:"bytes,30,opt,name=note,proto3" json:"note,omitempty"`                                        // what a person should know of it: "wished the name gw-1, which was taken"
+	Fingerprint             string                 `protobuf:"bytes,31,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`                          // of its key, SHA256:...
+	FormerNames             []string               `protobuf:"bytes,32,rep,name=former_names,json=formerNames,proto3" json:"former_names,omitempty"`       // the newest last
+	Generation              uint64                 `protobuf:"varint,33,opt,name=generation,proto3" json:"generation,omitempty"`                           // of its certificates
+	ListenAddress           string                 `protobuf:"bytes,50,opt,name=listen_address,json=listenAddress,proto3" json:"listen_address,omitempty"` // ip:port where it serves people directly; empty: nowhere
+	TunnelOff               bool                   `protobuf:"varint,51,opt,name=tunnel_off,json=tunnelOff,proto3" json:"tunnel_off,omitempty"`            // it keeps no tunnel of its own making: hubs dial that
+	Behind                  *Behind                `protobuf:"bytes,40,opt,name=behind,proto3" json:"behind,omitempty"`                                    // of a server without an agent
 	unknownFields           protoimpl.UnknownFields
 	sizeCache               protoimpl.SizeCache
 }
 
 func (x *Device) Reset() {
 	*x = Device{}
-	mi := &file_hawser_proto_msgTypes[53]
+	mi := &file_hawser_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3948,7 +4901,7 @@ func (x *Device) String() string {
 func (*Device) ProtoMessage() {}
 
 func (x *Device) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[53]
+	mi := &file_hawser_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3961,7 +4914,7 @@ func (x *Device) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Device.ProtoReflect.Descriptor instead.
 func (*Device) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{53}
+	return file_hawser_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *Device) GetUuid() string {
@@ -4139,6 +5092,200 @@ func (x *Device) GetHistory() []*DeviceEvent {
 	return nil
 }
 
+func (x *Device) GetQuarantine() string {
+	if x != nil {
+		return x.Quarantine
+	}
+	return ""
+}
+
+func (x *Device) GetQuarantinedUnix() int64 {
+	if x != nil {
+		return x.QuarantinedUnix
+	}
+	return 0
+}
+
+func (x *Device) GetCloneSources() []string {
+	if x != nil {
+		return x.CloneSources
+	}
+	return nil
+}
+
+func (x *Device) GetRecovering() bool {
+	if x != nil {
+		return x.Recovering
+	}
+	return false
+}
+
+func (x *Device) GetNote() string {
+	if x != nil {
+		return x.Note
+	}
+	return ""
+}
+
+func (x *Device) GetFingerprint() string {
+	if x != nil {
+		return x.Fingerprint
+	}
+	return ""
+}
+
+func (x *Device) GetFormerNames() []string {
+	if x != nil {
+		return x.FormerNames
+	}
+	return nil
+}
+
+func (x *Device) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Device) GetListenAddress() string {
+	if x != nil {
+		return x.ListenAddress
+	}
+	return ""
+}
+
+func (x *Device) GetTunnelOff() bool {
+	if x != nil {
+		return x.TunnelOff
+	}
+	return false
+}
+
+func (x *Device) GetBehind() *Behind {
+	if x != nil {
+		return x.Behind
+	}
+	return nil
+}
+
+// Behind is where a server without an agent is, and how it is logged in to.
+type Behind struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Via           string                 `protobuf:"bytes,1,opt,name=via,proto3" json:"via,omitempty"` // UUID of the device that reaches it, or "hub"
+	ViaName       string                 `protobuf:"bytes,2,opt,name=via_name,json=viaName,proto3" json:"via_name,omitempty"`
+	Address       string                 `protobuf:"bytes,3,opt,name=address,proto3" json:"address,omitempty"`
+	Key           string                 `protobuf:"bytes,4,opt,name=key,proto3" json:"key,omitempty"` // name of the stored key; empty: certificates of the target CA
+	Logins        []string               `protobuf:"bytes,5,rep,name=logins,proto3" json:"logins,omitempty"`
+	HostKey       string                 `protobuf:"bytes,6,opt,name=host_key,json=hostKey,proto3" json:"host_key,omitempty"`                // fingerprint, SHA256:...; empty: none was seen yet
+	HostKeyUnix   int64                  `protobuf:"varint,7,opt,name=host_key_unix,json=hostKeyUnix,proto3" json:"host_key_unix,omitempty"` // since when
+	Offered       string                 `protobuf:"bytes,8,opt,name=offered,proto3" json:"offered,omitempty"`                               // fingerprint of another key that was refused
+	OfferedUnix   int64                  `protobuf:"varint,9,opt,name=offered_unix,json=offeredUnix,proto3" json:"offered_unix,omitempty"`
+	Local         bool                   `protobuf:"varint,10,opt,name=local,proto3" json:"local,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Behind) Reset() {
+	*x = Behind{}
+	mi := &file_hawser_proto_msgTypes[61]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Behind) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Behind) ProtoMessage() {}
+
+func (x *Behind) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[61]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Behind.ProtoReflect.Descriptor instead.
+func (*Behind) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{61}
+}
+
+func (x *Behind) GetVia() string {
+	if x != nil {
+		return x.Via
+	}
+	return ""
+}
+
+func (x *Behind) GetViaName() string {
+	if x != nil {
+		return x.ViaName
+	}
+	return ""
+}
+
+func (x *Behind) GetAddress() string {
+	if x != nil {
+		return x.Address
+	}
+	return ""
+}
+
+func (x *Behind) GetKey() string {
+	if x != nil {
+		return x.Key
+	}
+	return ""
+}
+
+func (x *Behind) GetLogins() []string {
+	if x != nil {
+		return x.Logins
+	}
+	return nil
+}
+
+func (x *Behind) GetHostKey() string {
+	if x != nil {
+		return x.HostKey
+	}
+	return ""
+}
+
+func (x *Behind) GetHostKeyUnix() int64 {
+	if x != nil {
+		return x.HostKeyUnix
+	}
+	return 0
+}
+
+func (x *Behind) GetOffered() string {
+	if x != nil {
+		return x.Offered
+	}
+	return ""
+}
+
+func (x *Behind) GetOfferedUnix() int64 {
+	if x != nil {
+		return x.OfferedUnix
+	}
+	return 0
+}
+
+func (x *Behind) GetLocal() bool {
+	if x != nil {
+		return x.Local
+	}
+	return false
+}
+
 // Tunnel is one of a device's.
 type Tunnel struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4155,7 +5302,7 @@ type Tunnel struct {
 
 func (x *Tunnel) Reset() {
 	*x = Tunnel{}
-	mi := &file_hawser_proto_msgTypes[54]
+	mi := &file_hawser_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4167,7 +5314,7 @@ func (x *Tunnel) String() string {
 func (*Tunnel) ProtoMessage() {}
 
 func (x *Tunnel) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[54]
+	mi := &file_hawser_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4180,7 +5327,7 @@ func (x *Tunnel) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Tunnel.ProtoReflect.Descriptor instead.
 func (*Tunnel) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{54}
+	return file_hawser_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *Tunnel) GetHub() string {
@@ -4241,7 +5388,7 @@ type GetDeviceRequest struct {
 
 func (x *GetDeviceRequest) Reset() {
 	*x = GetDeviceRequest{}
-	mi := &file_hawser_proto_msgTypes[55]
+	mi := &file_hawser_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4253,7 +5400,7 @@ func (x *GetDeviceRequest) String() string {
 func (*GetDeviceRequest) ProtoMessage() {}
 
 func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[55]
+	mi := &file_hawser_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4266,7 +5413,7 @@ func (x *GetDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetDeviceRequest.ProtoReflect.Descriptor instead.
 func (*GetDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{55}
+	return file_hawser_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *GetDeviceRequest) GetDevice() string {
@@ -4285,7 +5432,7 @@ type RemoveDeviceRequest struct {
 
 func (x *RemoveDeviceRequest) Reset() {
 	*x = RemoveDeviceRequest{}
-	mi := &file_hawser_proto_msgTypes[56]
+	mi := &file_hawser_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4297,7 +5444,7 @@ func (x *RemoveDeviceRequest) String() string {
 func (*RemoveDeviceRequest) ProtoMessage() {}
 
 func (x *RemoveDeviceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[56]
+	mi := &file_hawser_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4310,7 +5457,7 @@ func (x *RemoveDeviceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDeviceRequest.ProtoReflect.Descriptor instead.
 func (*RemoveDeviceRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{56}
+	return file_hawser_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *RemoveDeviceRequest) GetDevice() string {
@@ -4328,7 +5475,7 @@ type RemoveDeviceResponse struct {
 
 func (x *RemoveDeviceResponse) Reset() {
 	*x = RemoveDeviceResponse{}
-	mi := &file_hawser_proto_msgTypes[57]
+	mi := &file_hawser_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4340,7 +5487,7 @@ func (x *RemoveDeviceResponse) String() string {
 func (*RemoveDeviceResponse) ProtoMessage() {}
 
 func (x *RemoveDeviceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[57]
+	mi := &file_hawser_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4353,7 +5500,7 @@ func (x *RemoveDeviceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveDeviceResponse.ProtoReflect.Descriptor instead.
 func (*RemoveDeviceResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{57}
+	return file_hawser_proto_rawDescGZIP(), []int{65}
 }
 
 type ListHubsRequest struct {
@@ -4364,7 +5511,7 @@ type ListHubsRequest struct {
 
 func (x *ListHubsRequest) Reset() {
 	*x = ListHubsRequest{}
-	mi := &file_hawser_proto_msgTypes[58]
+	mi := &file_hawser_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4376,7 +5523,7 @@ func (x *ListHubsRequest) String() string {
 func (*ListHubsRequest) ProtoMessage() {}
 
 func (x *ListHubsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[58]
+	mi := &file_hawser_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4389,7 +5536,7 @@ func (x *ListHubsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHubsRequest.ProtoReflect.Descriptor instead.
 func (*ListHubsRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{58}
+	return file_hawser_proto_rawDescGZIP(), []int{66}
 }
 
 type ListHubsResponse struct {
@@ -4401,7 +5548,7 @@ type ListHubsResponse struct {
 
 func (x *ListHubsResponse) Reset() {
 	*x = ListHubsResponse{}
-	mi := &file_hawser_proto_msgTypes[59]
+	mi := &file_hawser_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4413,7 +5560,7 @@ func (x *ListHubsResponse) String() string {
 func (*ListHubsResponse) ProtoMessage() {}
 
 func (x *ListHubsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[59]
+	mi := &file_hawser_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4426,7 +5573,7 @@ func (x *ListHubsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListHubsResponse.ProtoReflect.Descriptor instead.
 func (*ListHubsResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{59}
+	return file_hawser_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *ListHubsResponse) GetHubs() []*Hub {
@@ -4445,7 +5592,7 @@ type RemoveHubRequest struct {
 
 func (x *RemoveHubRequest) Reset() {
 	*x = RemoveHubRequest{}
-	mi := &file_hawser_proto_msgTypes[60]
+	mi := &file_hawser_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4457,7 +5604,7 @@ func (x *RemoveHubRequest) String() string {
 func (*RemoveHubRequest) ProtoMessage() {}
 
 func (x *RemoveHubRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[60]
+	mi := &file_hawser_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4470,7 +5617,7 @@ func (x *RemoveHubRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHubRequest.ProtoReflect.Descriptor instead.
 func (*RemoveHubRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{60}
+	return file_hawser_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *RemoveHubRequest) GetHub() string {
@@ -4488,7 +5635,7 @@ type RemoveHubResponse struct {
 
 func (x *RemoveHubResponse) Reset() {
 	*x = RemoveHubResponse{}
-	mi := &file_hawser_proto_msgTypes[61]
+	mi := &file_hawser_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4500,7 +5647,7 @@ func (x *RemoveHubResponse) String() string {
 func (*RemoveHubResponse) ProtoMessage() {}
 
 func (x *RemoveHubResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[61]
+	mi := &file_hawser_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4513,22 +5660,31 @@ func (x *RemoveHubResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveHubResponse.ProtoReflect.Descriptor instead.
 func (*RemoveHubResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{61}
+	return file_hawser_proto_rawDescGZIP(), []int{69}
 }
 
 type User struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Roles         []string               `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"`
-	Keys          []*UserKey             `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`
-	CreatedUnix   int64                  `protobuf:"varint,4,opt,name=created_unix,json=createdUnix,proto3" json:"created_unix,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Name            string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Roles           []string               `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"`
+	Keys            []*UserKey             `protobuf:"bytes,3,rep,name=keys,proto3" json:"keys,omitempty"`
+	CreatedUnix     int64                  `protobuf:"varint,4,opt,name=created_unix,json=createdUnix,proto3" json:"created_unix,omitempty"`
+	Password        bool                   `protobuf:"varint,5,opt,name=password,proto3" json:"password,omitempty"`                                  // he has one
+	Authenticator   bool                   `protobuf:"varint,6,opt,name=authenticator,proto3" json:"authenticator,omitempty"`                        // he has one
+	LastLoginUnix   int64                  `protobuf:"varint,7,opt,name=last_login_unix,json=lastLoginUnix,proto3" json:"last_login_unix,omitempty"` // 0: never
+	LastLoginSource string                 `protobuf:"bytes,8,opt,name=last_login_source,json=lastLoginSource,proto3" json:"last_login_source,omitempty"`
+	LinkExpiresUnix int64                  `protobuf:"varint,9,opt,name=link_expires_unix,json=linkExpiresUnix,proto3" json:"link_expires_unix,omitempty"` // of the newest open invitation or reset link; 0: none
+	LinkReset       bool                   `protobuf:"varint,10,opt,name=link_reset,json=linkReset,proto3" json:"link_reset,omitempty"`
+	// Until when logins are refused from sources the user has not logged in from; 0: they are not.
+	LockedUntilUnix int64    `protobuf:"varint,11,opt,name=locked_until_unix,json=lockedUntilUnix,proto3" json:"locked_until_unix,omitempty"`
+	SourceAddresses []string `protobuf:"bytes,12,rep,name=source_addresses,json=sourceAddresses,proto3" json:"source_addresses,omitempty"` // networks he may come from; empty: anywhere
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *User) Reset() {
 	*x = User{}
-	mi := &file_hawser_proto_msgTypes[62]
+	mi := &file_hawser_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4540,7 +5696,7 @@ func (x *User) String() string {
 func (*User) ProtoMessage() {}
 
 func (x *User) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[62]
+	mi := &file_hawser_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4553,7 +5709,7 @@ func (x *User) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use User.ProtoReflect.Descriptor instead.
 func (*User) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{62}
+	return file_hawser_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *User) GetName() string {
@@ -4584,17 +5740,80 @@ func (x *User) GetCreatedUnix() int64 {
 	return 0
 }
 
+func (x *User) GetPassword() bool {
+	if x != nil {
+		return x.Password
+	}
+	return false
+}
+
+func (x *User) GetAuthenticator() bool {
+	if x != nil {
+		return x.Authenticator
+	}
+	return false
+}
+
+func (x *User) GetLastLoginUnix() int64 {
+	if x != nil {
+		return x.LastLoginUnix
+	}
+	return 0
+}
+
+func (x *User) GetLastLoginSource() string {
+	if x != nil {
+		return x.LastLoginSource
+	}
+	return ""
+}
+
+func (x *User) GetLinkExpiresUnix() int64 {
+	if x != nil {
+		return x.LinkExpiresUnix
+	}
+	return 0
+}
+
+func (x *User) GetLinkReset() bool {
+	if x != nil {
+		return x.LinkReset
+	}
+	return false
+}
+
+func (x *User) GetLockedUntilUnix() int64 {
+	if x != nil {
+		return x.LockedUntilUnix
+	}
+	return 0
+}
+
+func (x *User) GetSourceAddresses() []string {
+	if x != nil {
+		return x.SourceAddresses
+	}
+	return nil
+}
+
 type UserKey struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	AuthorizedKey string                 `protobuf:"bytes,1,opt,name=authorized_key,json=authorizedKey,proto3" json:"authorized_key,omitempty"` // one line
-	Fingerprint   string                 `protobuf:"bytes,2,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`                          // SHA256:...
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	AuthorizedKey   string                 `protobuf:"bytes,1,opt,name=authorized_key,json=authorizedKey,proto3" json:"authorized_key,omitempty"` // one line
+	Fingerprint     string                 `protobuf:"bytes,2,opt,name=fingerprint,proto3" json:"fingerprint,omitempty"`                          // SHA256:...
+	Comment         string                 `protobuf:"bytes,3,opt,name=comment,proto3" json:"comment,omitempty"`
+	AddedUnix       int64                  `protobuf:"varint,4,opt,name=added_unix,json=addedUnix,proto3" json:"added_unix,omitempty"`            // 0: not known
+	ExpiresUnix     int64                  `protobuf:"varint,5,opt,name=expires_unix,json=expiresUnix,proto3" json:"expires_unix,omitempty"`      // 0: never
+	LastUsedUnix    int64                  `protobuf:"varint,6,opt,name=last_used_unix,json=lastUsedUnix,proto3" json:"last_used_unix,omitempty"` // 0: never
+	LastUsedSource  string                 `protobuf:"bytes,7,opt,name=last_used_source,json=lastUsedSource,proto3" json:"last_used_source,omitempty"`
+	SourceAddresses []string               `protobuf:"bytes,8,rep,name=source_addresses,json=sourceAddresses,proto3" json:"source_addresses,omitempty"`
+	ForceCommand    string                 `protobuf:"bytes,9,opt,name=force_command,json=forceCommand,proto3" json:"force_command,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *UserKey) Reset() {
 	*x = UserKey{}
-	mi := &file_hawser_proto_msgTypes[63]
+	mi := &file_hawser_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4606,7 +5825,7 @@ func (x *UserKey) String() string {
 func (*UserKey) ProtoMessage() {}
 
 func (x *UserKey) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[63]
+	mi := &file_hawser_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4619,7 +5838,7 @@ func (x *UserKey) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UserKey.ProtoReflect.Descriptor instead.
 func (*UserKey) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{63}
+	return file_hawser_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *UserKey) GetAuthorizedKey() string {
@@ -4636,18 +5855,69 @@ func (x *UserKey) GetFingerprint() string {
 	return ""
 }
 
+func (x *UserKey) GetComment() string {
+	if x != nil {
+		return x.Comment
+	}
+	return ""
+}
+
+func (x *UserKey) GetAddedUnix() int64 {
+	if x != nil {
+		return x.AddedUnix
+	}
+	return 0
+}
+
+func (x *UserKey) GetExpiresUnix() int64 {
+	if x != nil {
+		return x.ExpiresUnix
+	}
+	return 0
+}
+
+func (x *UserKey) GetLastUsedUnix() int64 {
+	if x != nil {
+		return x.LastUsedUnix
+	}
+	return 0
+}
+
+func (x *UserKey) GetLastUsedSource() string {
+	if x != nil {
+		return x.LastUsedSource
+	}
+	return ""
+}
+
+func (x *UserKey) GetSourceAddresses() []string {
+	if x != nil {
+		return x.SourceAddresses
+	}
+	return nil
+}
+
+func (x *UserKey) GetForceCommand() string {
+	if x != nil {
+		return x.ForceCommand
+	}
+	return ""
+}
+
 type AddUserRequest struct {
-	state          protoimpl.MessageState `protogen:"open.v1"`
-	Name           string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
-	Roles          []string               `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"`
-	AuthorizedKeys []string               `protobuf:"bytes,3,rep,name=authorized_keys,json=authorizedKeys,proto3" json:"authorized_keys,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Name            string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Roles           []string               `protobuf:"bytes,2,rep,name=roles,proto3" json:"roles,omitempty"`
+	AuthorizedKeys  []string               `protobuf:"bytes,3,rep,name=authorized_keys,json=authorizedKeys,proto3" json:"authorized_keys,omitempty"`
+	KeyTtlSeconds   uint64                 `protobuf:"varint,4,opt,name=key_ttl_seconds,json=keyTtlSeconds,proto3" json:"key_ttl_seconds,omitempty"` // 0: the keys do not expire
+	SourceAddresses []string               `protobuf:"bytes,5,rep,name=source_addresses,json=sourceAddresses,proto3" json:"source_addresses,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *AddUserRequest) Reset() {
 	*x = AddUserRequest{}
-	mi := &file_hawser_proto_msgTypes[64]
+	mi := &file_hawser_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4659,7 +5929,7 @@ func (x *AddUserRequest) String() string {
 func (*AddUserRequest) ProtoMessage() {}
 
 func (x *AddUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[64]
+	mi := &file_hawser_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4672,7 +5942,7 @@ func (x *AddUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AddUserRequest.ProtoReflect.Descriptor instead.
 func (*AddUserRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{64}
+	return file_hawser_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *AddUserRequest) GetName() string {
@@ -4696,6 +5966,20 @@ func (x *AddUserRequest) GetAuthorizedKeys() []string {
 	return nil
 }
 
+func (x *AddUserRequest) GetKeyTtlSeconds() uint64 {
+	if x != nil {
+		return x.KeyTtlSeconds
+	}
+	return 0
+}
+
+func (x *AddUserRequest) GetSourceAddresses() []string {
+	if x != nil {
+		return x.SourceAddresses
+	}
+	return nil
+}
+
 type ListUsersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -4704,7 +5988,7 @@ type ListUsersRequest struct {
 
 func (x *ListUsersRequest) Reset() {
 	*x = ListUsersRequest{}
-	mi := &file_hawser_proto_msgTypes[65]
+	mi := &file_hawser_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4716,7 +6000,7 @@ func (x *ListUsersRequest) String() string {
 func (*ListUsersRequest) ProtoMessage() {}
 
 func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[65]
+	mi := &file_hawser_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4729,7 +6013,7 @@ func (x *ListUsersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersRequest.ProtoReflect.Descriptor instead.
 func (*ListUsersRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{65}
+	return file_hawser_proto_rawDescGZIP(), []int{73}
 }
 
 type ListUsersResponse struct {
@@ -4741,7 +6025,7 @@ type ListUsersResponse struct {
 
 func (x *ListUsersResponse) Reset() {
 	*x = ListUsersResponse{}
-	mi := &file_hawser_proto_msgTypes[66]
+	mi := &file_hawser_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4753,7 +6037,7 @@ func (x *ListUsersResponse) String() string {
 func (*ListUsersResponse) ProtoMessage() {}
 
 func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[66]
+	mi := &file_hawser_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4766,7 +6050,7 @@ func (x *ListUsersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListUsersResponse.ProtoReflect.Descriptor instead.
 func (*ListUsersResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{66}
+	return file_hawser_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ListUsersResponse) GetUsers() []*User {
@@ -4785,7 +6069,7 @@ type RemoveUserRequest struct {
 
 func (x *RemoveUserRequest) Reset() {
 	*x = RemoveUserRequest{}
-	mi := &file_hawser_proto_msgTypes[67]
+	mi := &file_hawser_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4797,7 +6081,7 @@ func (x *RemoveUserRequest) String() string {
 func (*RemoveUserRequest) ProtoMessage() {}
 
 func (x *RemoveUserRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[67]
+	mi := &file_hawser_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4810,7 +6094,7 @@ func (x *RemoveUserRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveUserRequest.ProtoReflect.Descriptor instead.
 func (*RemoveUserRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{67}
+	return file_hawser_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *RemoveUserRequest) GetName() string {
@@ -4828,7 +6112,7 @@ type RemoveUserResponse struct {
 
 func (x *RemoveUserResponse) Reset() {
 	*x = RemoveUserResponse{}
-	mi := &file_hawser_proto_msgTypes[68]
+	mi := &file_hawser_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4840,7 +6124,7 @@ func (x *RemoveUserResponse) String() string {
 func (*RemoveUserResponse) ProtoMessage() {}
 
 func (x *RemoveUserResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[68]
+	mi := &file_hawser_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4853,20 +6137,22 @@ func (x *RemoveUserResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveUserResponse.ProtoReflect.Descriptor instead.
 func (*RemoveUserResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{68}
+	return file_hawser_proto_rawDescGZIP(), []int{76}
 }
 
 type ApplyRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Yaml          string                 `protobuf:"bytes,1,opt,name=yaml,proto3" json:"yaml,omitempty"`
 	DryRun        bool                   `protobuf:"varint,2,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
+	Files         []*ApplyFile           `protobuf:"bytes,3,rep,name=files,proto3" json:"files,omitempty"` // beside yaml; errors name them
+	Show          bool                   `protobuf:"varint,4,opt,name=show,proto3" json:"show,omitempty"`  // answer each resource's YAML as it was and as it is to be
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ApplyRequest) Reset() {
 	*x = ApplyRequest{}
-	mi := &file_hawser_proto_msgTypes[69]
+	mi := &file_hawser_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4878,7 +6164,7 @@ func (x *ApplyRequest) String() string {
 func (*ApplyRequest) ProtoMessage() {}
 
 func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[69]
+	mi := &file_hawser_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4891,7 +6177,7 @@ func (x *ApplyRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyRequest.ProtoReflect.Descriptor instead.
 func (*ApplyRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{69}
+	return file_hawser_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *ApplyRequest) GetYaml() string {
@@ -4908,6 +6194,72 @@ func (x *ApplyRequest) GetDryRun() bool {
 	return false
 }
 
+func (x *ApplyRequest) GetFiles() []*ApplyFile {
+	if x != nil {
+		return x.Files
+	}
+	return nil
+}
+
+func (x *ApplyRequest) GetShow() bool {
+	if x != nil {
+		return x.Show
+	}
+	return false
+}
+
+type ApplyFile struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Yaml          string                 `protobuf:"bytes,2,opt,name=yaml,proto3" json:"yaml,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ApplyFile) Reset() {
+	*x = ApplyFile{}
+	mi := &file_hawser_proto_msgTypes[78]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ApplyFile) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ApplyFile) ProtoMessage() {}
+
+func (x *ApplyFile) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[78]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ApplyFile.ProtoReflect.Descriptor instead.
+func (*ApplyFile) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{78}
+}
+
+func (x *ApplyFile) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *ApplyFile) GetYaml() string {
+	if x != nil {
+		return x.Yaml
+	}
+	return ""
+}
+
 type ApplyResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Resources     []*AppliedResource     `protobuf:"bytes,1,rep,name=resources,proto3" json:"resources,omitempty"`
@@ -4917,7 +6269,7 @@ type ApplyResponse struct {
 
 func (x *ApplyResponse) Reset() {
 	*x = ApplyResponse{}
-	mi := &file_hawser_proto_msgTypes[70]
+	mi := &file_hawser_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4929,7 +6281,7 @@ func (x *ApplyResponse) String() string {
 func (*ApplyResponse) ProtoMessage() {}
 
 func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[70]
+	mi := &file_hawser_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4942,7 +6294,7 @@ func (x *ApplyResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ApplyResponse.ProtoReflect.Descriptor instead.
 func (*ApplyResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{70}
+	return file_hawser_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *ApplyResponse) GetResources() []*AppliedResource {
@@ -4956,14 +6308,17 @@ type AppliedResource struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
-	Change        string                 `protobuf:"bytes,3,opt,name=change,proto3" json:"change,omitempty"` // created, changed, unchanged
+	Change        string                 `protobuf:"bytes,3,opt,name=change,proto3" json:"change,omitempty"`     // created, changed, unchanged
+	Warnings      []string               `protobuf:"bytes,4,rep,name=warnings,proto3" json:"warnings,omitempty"` // what it states that is not yet in force
+	Before        string                 `protobuf:"bytes,5,opt,name=before,proto3" json:"before,omitempty"`     // YAML, where it was asked for
+	After         string                 `protobuf:"bytes,6,opt,name=after,proto3" json:"after,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *AppliedResource) Reset() {
 	*x = AppliedResource{}
-	mi := &file_hawser_proto_msgTypes[71]
+	mi := &file_hawser_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4975,7 +6330,7 @@ func (x *AppliedResource) String() string {
 func (*AppliedResource) ProtoMessage() {}
 
 func (x *AppliedResource) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[71]
+	mi := &file_hawser_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4988,7 +6343,7 @@ func (x *AppliedResource) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AppliedResource.ProtoReflect.Descriptor instead.
 func (*AppliedResource) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{71}
+	return file_hawser_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *AppliedResource) GetKind() string {
@@ -5012,6 +6367,27 @@ func (x *AppliedResource) GetChange() string {
 	return ""
 }
 
+func (x *AppliedResource) GetWarnings() []string {
+	if x != nil {
+		return x.Warnings
+	}
+	return nil
+}
+
+func (x *AppliedResource) GetBefore() string {
+	if x != nil {
+		return x.Before
+	}
+	return ""
+}
+
+func (x *AppliedResource) GetAfter() string {
+	if x != nil {
+		return x.After
+	}
+	return ""
+}
+
 type GetRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
@@ -5022,7 +6398,7 @@ type GetRequest struct {
 
 func (x *GetRequest) Reset() {
 	*x = GetRequest{}
-	mi := &file_hawser_proto_msgTypes[72]
+	mi := &file_hawser_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5034,7 +6410,7 @@ func (x *GetRequest) String() string {
 func (*GetRequest) ProtoMessage() {}
 
 func (x *GetRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[72]
+	mi := &file_hawser_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5047,7 +6423,7 @@ func (x *GetRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRequest.ProtoReflect.Descriptor instead.
 func (*GetRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{72}
+	return file_hawser_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *GetRequest) GetKind() string {
@@ -5073,7 +6449,7 @@ type GetResponse struct {
 
 func (x *GetResponse) Reset() {
 	*x = GetResponse{}
-	mi := &file_hawser_proto_msgTypes[73]
+	mi := &file_hawser_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5085,7 +6461,7 @@ func (x *GetResponse) String() string {
 func (*GetResponse) ProtoMessage() {}
 
 func (x *GetResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[73]
+	mi := &file_hawser_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5098,7 +6474,7 @@ func (x *GetResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetResponse.ProtoReflect.Descriptor instead.
 func (*GetResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{73}
+	return file_hawser_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *GetResponse) GetYaml() string {
@@ -5111,15 +6487,18 @@ func (x *GetResponse) GetYaml() string {
 type ListRecordingsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	User          string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
-	Device        string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"` // name or UUID
-	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`  // 0: 1000
+	Device        string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"`    // name or UUID
+	Limit         uint32                 `protobuf:"varint,3,opt,name=limit,proto3" json:"limit,omitempty"`     // 0: 1000
+	Held          bool                   `protobuf:"varint,4,opt,name=held,proto3" json:"held,omitempty"`       // only those that are held
+	Removed       bool                   `protobuf:"varint,5,opt,name=removed,proto3" json:"removed,omitempty"` // those that were removed too
+	Filter        *RecordingFilter       `protobuf:"bytes,6,opt,name=filter,proto3" json:"filter,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListRecordingsRequest) Reset() {
 	*x = ListRecordingsRequest{}
-	mi := &file_hawser_proto_msgTypes[74]
+	mi := &file_hawser_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5131,7 +6510,7 @@ func (x *ListRecordingsRequest) String() string {
 func (*ListRecordingsRequest) ProtoMessage() {}
 
 func (x *ListRecordingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[74]
+	mi := &file_hawser_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5144,7 +6523,7 @@ func (x *ListRecordingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRecordingsRequest.ProtoReflect.Descriptor instead.
 func (*ListRecordingsRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{74}
+	return file_hawser_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *ListRecordingsRequest) GetUser() string {
@@ -5168,6 +6547,138 @@ func (x *ListRecordingsRequest) GetLimit() uint32 {
 	return 0
 }
 
+func (x *ListRecordingsRequest) GetHeld() bool {
+	if x != nil {
+		return x.Held
+	}
+	return false
+}
+
+func (x *ListRecordingsRequest) GetRemoved() bool {
+	if x != nil {
+		return x.Removed
+	}
+	return false
+}
+
+func (x *ListRecordingsRequest) GetFilter() *RecordingFilter {
+	if x != nil {
+		return x.Filter
+	}
+	return nil
+}
+
+// RecordingFilter says which recordings; empty fields match all.
+type RecordingFilter struct {
+	state  protoimpl.MessageState `protogen:"open.v1"`
+	User   string                 `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	Device string                 `protobuf:"bytes,2,opt,name=device,proto3" json:"device,omitempty"` // name or UUID
+	Login  string                 `protobuf:"bytes,3,opt,name=login,proto3" json:"login,omitempty"`
+	Kind   string                 `protobuf:"bytes,4,opt,name=kind,proto3" json:"kind,omitempty"` // shell, exec, sftp
+	Way    string                 `protobuf:"bytes,5,opt,name=way,proto3" json:"way,omitempty"`
+	// Labels that the device has now: key=glob or key!=glob, and all must match. No device that was removed matches.
+	Selectors []string `protobuf:"bytes,6,rep,name=selectors,proto3" json:"selectors,omitempty"`
+	// Of the recording's start: since <= start < until; 0 is any.
+	SinceUnixNano int64  `protobuf:"varint,7,opt,name=since_unix_nano,json=sinceUnixNano,proto3" json:"since_unix_nano,omitempty"`
+	UntilUnixNano int64  `protobuf:"varint,8,opt,name=until_unix_nano,json=untilUnixNano,proto3" json:"until_unix_nano,omitempty"`
+	Id            string `protobuf:"bytes,9,opt,name=id,proto3" json:"id,omitempty"` // hex, a unique beginning of at least 6 digits is enough
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordingFilter) Reset() {
+	*x = RecordingFilter{}
+	mi := &file_hawser_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordingFilter) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordingFilter) ProtoMessage() {}
+
+func (x *RecordingFilter) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordingFilter.ProtoReflect.Descriptor instead.
+func (*RecordingFilter) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *RecordingFilter) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *RecordingFilter) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
+func (x *RecordingFilter) GetLogin() string {
+	if x != nil {
+		return x.Login
+	}
+	return ""
+}
+
+func (x *RecordingFilter) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *RecordingFilter) GetWay() string {
+	if x != nil {
+		return x.Way
+	}
+	return ""
+}
+
+func (x *RecordingFilter) GetSelectors() []string {
+	if x != nil {
+		return x.Selectors
+	}
+	return nil
+}
+
+func (x *RecordingFilter) GetSinceUnixNano() int64 {
+	if x != nil {
+		return x.SinceUnixNano
+	}
+	return 0
+}
+
+func (x *RecordingFilter) GetUntilUnixNano() int64 {
+	if x != nil {
+		return x.UntilUnixNano
+	}
+	return 0
+}
+
+func (x *RecordingFilter) GetId() string {
+	if x != nil {
+		return x.Id
+	}
+	return ""
+}
+
 type ListRecordingsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Recordings    []*Recording           `protobuf:"bytes,1,rep,name=recordings,proto3" json:"recordings,omitempty"`
@@ -5177,7 +6688,7 @@ type ListRecordingsResponse struct {
 
 func (x *ListRecordingsResponse) Reset() {
 	*x = ListRecordingsResponse{}
-	mi := &file_hawser_proto_msgTypes[75]
+	mi := &file_hawser_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5189,7 +6700,7 @@ func (x *ListRecordingsResponse) String() string {
 func (*ListRecordingsResponse) ProtoMessage() {}
 
 func (x *ListRecordingsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[75]
+	mi := &file_hawser_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5202,7 +6713,7 @@ func (x *ListRecordingsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListRecordingsResponse.ProtoReflect.Descriptor instead.
 func (*ListRecordingsResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{75}
+	return file_hawser_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *ListRecordingsResponse) GetRecordings() []*Recording {
@@ -5231,13 +6742,26 @@ type Recording struct {
 	Chunks        uint64                 `protobuf:"varint,15,opt,name=chunks,proto3" json:"chunks,omitempty"`
 	Bytes         uint64                 `protobuf:"varint,16,opt,name=bytes,proto3" json:"bytes,omitempty"`
 	ExitStatus    int32                  `protobuf:"varint,17,opt,name=exit_status,json=exitStatus,proto3" json:"exit_status,omitempty"`
+	Sealed        bool                   `protobuf:"varint,18,opt,name=sealed,proto3" json:"sealed,omitempty"`                                      // encrypted to auditors
+	Verified      string                 `protobuf:"bytes,19,opt,name=verified,proto3" json:"verified,omitempty"`                                   // what auth found at its end: "ok", "fault", empty where it was not checked
+	Fault         string                 `protobuf:"bytes,20,opt,name=fault,proto3" json:"fault,omitempty"`                                         // what was wrong
+	Witness       string                 `protobuf:"bytes,21,opt,name=witness,proto3" json:"witness,omitempty"`                                     // the device's word on what passed: "match", "sums", "mismatch", or why there is none
+	Closing       string                 `protobuf:"bytes,22,opt,name=closing,proto3" json:"closing,omitempty"`                                     // "sha256:HEX" of its last chunk, as the audit log has it
+	Hold          *RecordingMark         `protobuf:"bytes,23,opt,name=hold,proto3" json:"hold,omitempty"`                                           // set: it is held
+	Removed       *RecordingMark         `protobuf:"bytes,24,opt,name=removed,proto3" json:"removed,omitempty"`                                     // set: it was removed, and only this is left
+	Closed        bool                   `protobuf:"varint,25,opt,name=closed,proto3" json:"closed,omitempty"`                                      // it takes no more chunks
+	Exited        bool                   `protobuf:"varint,26,opt,name=exited,proto3" json:"exited,omitempty"`                                      // exit_status is known
+	Signal        string                 `protobuf:"bytes,27,opt,name=signal,proto3" json:"signal,omitempty"`                                       // that ended what ran
+	Ended         string                 `protobuf:"bytes,28,opt,name=ended,proto3" json:"ended,omitempty"`                                         // how the session ended, in words, where its recorder says so
+	KeepUntilUnix int64                  `protobuf:"varint,29,opt,name=keep_until_unix,json=keepUntilUnix,proto3" json:"keep_until_unix,omitempty"` // retention removes it some time after; 0: never
+	KeepRule      string                 `protobuf:"bytes,30,opt,name=keep_rule,json=keepRule,proto3" json:"keep_rule,omitempty"`                   // the rule of kind cluster by which that is: retention.recordings, retention.rules[0]
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Recording) Reset() {
 	*x = Recording{}
-	mi := &file_hawser_proto_msgTypes[76]
+	mi := &file_hawser_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5249,7 +6773,7 @@ func (x *Recording) String() string {
 func (*Recording) ProtoMessage() {}
 
 func (x *Recording) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[76]
+	mi := &file_hawser_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5262,7 +6786,7 @@ func (x *Recording) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Recording.ProtoReflect.Descriptor instead.
 func (*Recording) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{76}
+	return file_hawser_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *Recording) GetId() []byte {
@@ -5384,6 +6908,158 @@ func (x *Recording) GetExitStatus() int32 {
 	return 0
 }
 
+func (x *Recording) GetSealed() bool {
+	if x != nil {
+		return x.Sealed
+	}
+	return false
+}
+
+func (x *Recording) GetVerified() string {
+	if x != nil {
+		return x.Verified
+	}
+	return ""
+}
+
+func (x *Recording) GetFault() string {
+	if x != nil {
+		return x.Fault
+	}
+	return ""
+}
+
+func (x *Recording) GetWitness() string {
+	if x != nil {
+		return x.Witness
+	}
+	return ""
+}
+
+func (x *Recording) GetClosing() string {
+	if x != nil {
+		return x.Closing
+	}
+	return ""
+}
+
+func (x *Recording) GetHold() *RecordingMark {
+	if x != nil {
+		return x.Hold
+	}
+	return nil
+}
+
+func (x *Recording) GetRemoved() *RecordingMark {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
+func (x *Recording) GetClosed() bool {
+	if x != nil {
+		return x.Closed
+	}
+	return false
+}
+
+func (x *Recording) GetExited() bool {
+	if x != nil {
+		return x.Exited
+	}
+	return false
+}
+
+func (x *Recording) GetSignal() string {
+	if x != nil {
+		return x.Signal
+	}
+	return ""
+}
+
+func (x *Recording) GetEnded() string {
+	if x != nil {
+		return x.Ended
+	}
+	return ""
+}
+
+func (x *Recording) GetKeepUntilUnix() int64 {
+	if x != nil {
+		return x.KeepUntilUnix
+	}
+	return 0
+}
+
+func (x *Recording) GetKeepRule() string {
+	if x != nil {
+		return x.KeepRule
+	}
+	return ""
+}
+
+// RecordingMark says who did something to a recording.
+type RecordingMark struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	By            string                 `protobuf:"bytes,1,opt,name=by,proto3" json:"by,omitempty"`
+	AtUnixNano    int64                  `protobuf:"varint,2,opt,name=at_unix_nano,json=atUnixNano,proto3" json:"at_unix_nano,omitempty"`
+	Reason        string                 `protobuf:"bytes,3,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RecordingMark) Reset() {
+	*x = RecordingMark{}
+	mi := &file_hawser_proto_msgTypes[87]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RecordingMark) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RecordingMark) ProtoMessage() {}
+
+func (x *RecordingMark) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[87]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RecordingMark.ProtoReflect.Descriptor instead.
+func (*RecordingMark) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{87}
+}
+
+func (x *RecordingMark) GetBy() string {
+	if x != nil {
+		return x.By
+	}
+	return ""
+}
+
+func (x *RecordingMark) GetAtUnixNano() int64 {
+	if x != nil {
+		return x.AtUnixNano
+	}
+	return 0
+}
+
+func (x *RecordingMark) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type GetRecordingRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // hex, a unique beginning of at least 6 digits is enough
@@ -5394,7 +7070,7 @@ type GetRecordingRequest struct {
 
 func (x *GetRecordingRequest) Reset() {
 	*x = GetRecordingRequest{}
-	mi := &file_hawser_proto_msgTypes[77]
+	mi := &file_hawser_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5406,7 +7082,7 @@ func (x *GetRecordingRequest) String() string {
 func (*GetRecordingRequest) ProtoMessage() {}
 
 func (x *GetRecordingRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[77]
+	mi := &file_hawser_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5419,7 +7095,7 @@ func (x *GetRecordingRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRecordingRequest.ProtoReflect.Descriptor instead.
 func (*GetRecordingRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{77}
+	return file_hawser_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *GetRecordingRequest) GetId() string {
@@ -5440,13 +7116,14 @@ type GetRecordingResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Recording     *Recording             `protobuf:"bytes,1,opt,name=recording,proto3" json:"recording,omitempty"` // in the first message
 	Chunks        []*Chunk               `protobuf:"bytes,2,rep,name=chunks,proto3" json:"chunks,omitempty"`
+	Evidence      []byte                 `protobuf:"bytes,3,opt,name=evidence,proto3" json:"evidence,omitempty"` // in the first message: what the recording is verified with; recorder/FORMAT.md, Evidence
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetRecordingResponse) Reset() {
 	*x = GetRecordingResponse{}
-	mi := &file_hawser_proto_msgTypes[78]
+	mi := &file_hawser_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5458,7 +7135,7 @@ func (x *GetRecordingResponse) String() string {
 func (*GetRecordingResponse) ProtoMessage() {}
 
 func (x *GetRecordingResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[78]
+	mi := &file_hawser_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5471,7 +7148,7 @@ func (x *GetRecordingResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetRecordingResponse.ProtoReflect.Descriptor instead.
 func (*GetRecordingResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{78}
+	return file_hawser_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *GetRecordingResponse) GetRecording() *Recording {
@@ -5488,15 +7165,25 @@ func (x *GetRecordingResponse) GetChunks() []*Chunk {
 	return nil
 }
 
+func (x *GetRecordingResponse) GetEvidence() []byte {
+	if x != nil {
+		return x.Evidence
+	}
+	return nil
+}
+
 type ListSessionsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Only those of this user; "me" is the caller, who may always see his own. Empty: all that his roles let him see.
+	User          string `protobuf:"bytes,1,opt,name=user,proto3" json:"user,omitempty"`
+	AllCaps       bool   `protobuf:"varint,2,opt,name=all_caps,json=allCaps,proto3" json:"all_caps,omitempty"` // the answer has the caps of every user whose sessions it has
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListSessionsRequest) Reset() {
 	*x = ListSessionsRequest{}
-	mi := &file_hawser_proto_msgTypes[79]
+	mi := &file_hawser_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5508,7 +7195,7 @@ func (x *ListSessionsRequest) String() string {
 func (*ListSessionsRequest) ProtoMessage() {}
 
 func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[79]
+	mi := &file_hawser_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5521,19 +7208,34 @@ func (x *ListSessionsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsRequest.ProtoReflect.Descriptor instead.
 func (*ListSessionsRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{79}
+	return file_hawser_proto_rawDescGZIP(), []int{90}
+}
+
+func (x *ListSessionsRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *ListSessionsRequest) GetAllCaps() bool {
+	if x != nil {
+		return x.AllCaps
+	}
+	return false
 }
 
 type ListSessionsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Sessions      []*Session             `protobuf:"bytes,1,rep,name=sessions,proto3" json:"sessions,omitempty"`
+	Caps          []*CapUse              `protobuf:"bytes,2,rep,name=caps,proto3" json:"caps,omitempty"` // of the user asked for, or of the caller, or as all_caps says; those that there are
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *ListSessionsResponse) Reset() {
 	*x = ListSessionsResponse{}
-	mi := &file_hawser_proto_msgTypes[80]
+	mi := &file_hawser_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5545,7 +7247,7 @@ func (x *ListSessionsResponse) String() string {
 func (*ListSessionsResponse) ProtoMessage() {}
 
 func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[80]
+	mi := &file_hawser_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5558,7 +7260,7 @@ func (x *ListSessionsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListSessionsResponse.ProtoReflect.Descriptor instead.
 func (*ListSessionsResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{80}
+	return file_hawser_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *ListSessionsResponse) GetSessions() []*Session {
@@ -5566,6 +7268,82 @@ func (x *ListSessionsResponse) GetSessions() []*Session {
 		return x.Sessions
 	}
 	return nil
+}
+
+func (x *ListSessionsResponse) GetCaps() []*CapUse {
+	if x != nil {
+		return x.Caps
+	}
+	return nil
+}
+
+// CapUse is how much of a cap is used.
+type CapUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Cap           string                 `protobuf:"bytes,1,opt,name=cap,proto3" json:"cap,omitempty"` // max_connections, max_sessions
+	Of            string                 `protobuf:"bytes,2,opt,name=of,proto3" json:"of,omitempty"`   // the user
+	Held          uint32                 `protobuf:"varint,3,opt,name=held,proto3" json:"held,omitempty"`
+	Max           uint32                 `protobuf:"varint,4,opt,name=max,proto3" json:"max,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *CapUse) Reset() {
+	*x = CapUse{}
+	mi := &file_hawser_proto_msgTypes[92]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *CapUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*CapUse) ProtoMessage() {}
+
+func (x *CapUse) ProtoReflect() protoreflect.Message {
+	mi := &file_hawser_proto_msgTypes[92]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use CapUse.ProtoReflect.Descriptor instead.
+func (*CapUse) Descriptor() ([]byte, []int) {
+	return file_hawser_proto_rawDescGZIP(), []int{92}
+}
+
+func (x *CapUse) GetCap() string {
+	if x != nil {
+		return x.Cap
+	}
+	return ""
+}
+
+func (x *CapUse) GetOf() string {
+	if x != nil {
+		return x.Of
+	}
+	return ""
+}
+
+func (x *CapUse) GetHeld() uint32 {
+	if x != nil {
+		return x.Held
+	}
+	return 0
+}
+
+func (x *CapUse) GetMax() uint32 {
+	if x != nil {
+		return x.Max
+	}
+	return 0
 }
 
 type Session struct {
@@ -5587,14 +7365,22 @@ type Session struct {
 	DetachedSinceUnixNano int64                  `protobuf:"varint,15,opt,name=detached_since_unix_nano,json=detachedSinceUnixNano,proto3" json:"detached_since_unix_nano,omitempty"` // 0: attached
 	// Since when auth has not heard of the hub, which may have taken the session
 	// with it or not; 0: it is there.
-	HubGoneSinceUnixNano int64 `protobuf:"varint,16,opt,name=hub_gone_since_unix_nano,json=hubGoneSinceUnixNano,proto3" json:"hub_gone_since_unix_nano,omitempty"`
+	HubGoneSinceUnixNano int64    `protobuf:"varint,16,opt,name=hub_gone_since_unix_nano,json=hubGoneSinceUnixNano,proto3" json:"hub_gone_since_unix_nano,omitempty"`
+	Roles                []string `protobuf:"bytes,30,rep,name=roles,proto3" json:"roles,omitempty"`                                      // by which the user is there
+	DeviceAddress        string   `protobuf:"bytes,31,opt,name=device_address,json=deviceAddress,proto3" json:"device_address,omitempty"` // where its tunnel comes from, or where the server behind it is; empty: not known
+	// As SessionState has them, at most some seconds old.
+	BytesIn              uint64 `protobuf:"varint,32,opt,name=bytes_in,json=bytesIn,proto3" json:"bytes_in,omitempty"`
+	BytesOut             uint64 `protobuf:"varint,33,opt,name=bytes_out,json=bytesOut,proto3" json:"bytes_out,omitempty"`
+	LastActivityUnixNano int64  `protobuf:"varint,34,opt,name=last_activity_unix_nano,json=lastActivityUnixNano,proto3" json:"last_activity_unix_nano,omitempty"` // 0: not known
+	Joins                []byte `protobuf:"bytes,40,opt,name=joins,proto3" json:"joins,omitempty"`                                                                // the session that this one joins; empty: it is one of its own
+	JoinMode             string `protobuf:"bytes,41,opt,name=join_mode,json=joinMode,proto3" json:"join_mode,omitempty"`                                          // observer, peer or moderator
 	unknownFields        protoimpl.UnknownFields
 	sizeCache            protoimpl.SizeCache
 }
 
 func (x *Session) Reset() {
 	*x = Session{}
-	mi := &file_hawser_proto_msgTypes[81]
+	mi := &file_hawser_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5606,7 +7392,7 @@ func (x *Session) String() string {
 func (*Session) ProtoMessage() {}
 
 func (x *Session) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[81]
+	mi := &file_hawser_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5619,7 +7405,7 @@ func (x *Session) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Session.ProtoReflect.Descriptor instead.
 func (*Session) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{81}
+	return file_hawser_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *Session) GetId() []byte {
@@ -5734,17 +7520,69 @@ func (x *Session) GetHubGoneSinceUnixNano() int64 {
 	return 0
 }
 
+func (x *Session) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *Session) GetDeviceAddress() string {
+	if x != nil {
+		return x.DeviceAddress
+	}
+	return ""
+}
+
+func (x *Session) GetBytesIn() uint64 {
+	if x != nil {
+		return x.BytesIn
+	}
+	return 0
+}
+
+func (x *Session) GetBytesOut() uint64 {
+	if x != nil {
+		return x.BytesOut
+	}
+	return 0
+}
+
+func (x *Session) GetLastActivityUnixNano() int64 {
+	if x != nil {
+		return x.LastActivityUnixNano
+	}
+	return 0
+}
+
+func (x *Session) GetJoins() []byte {
+	if x != nil {
+		return x.Joins
+	}
+	return nil
+}
+
+func (x *Session) GetJoinMode() string {
+	if x != nil {
+		return x.JoinMode
+	}
+	return ""
+}
+
+// KillSessionRequest has exactly one of id, user and device.
 type KillSessionRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"` // hex or a unique beginning
 	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	User          string                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
+	Device        string                 `protobuf:"bytes,4,opt,name=device,proto3" json:"device,omitempty"` // UUID or name
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *KillSessionRequest) Reset() {
 	*x = KillSessionRequest{}
-	mi := &file_hawser_proto_msgTypes[82]
+	mi := &file_hawser_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5756,7 +7594,7 @@ func (x *KillSessionRequest) String() string {
 func (*KillSessionRequest) ProtoMessage() {}
 
 func (x *KillSessionRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[82]
+	mi := &file_hawser_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5769,7 +7607,7 @@ func (x *KillSessionRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillSessionRequest.ProtoReflect.Descriptor instead.
 func (*KillSessionRequest) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{82}
+	return file_hawser_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *KillSessionRequest) GetId() string {
@@ -5786,16 +7624,32 @@ func (x *KillSessionRequest) GetReason() string {
 	return ""
 }
 
+func (x *KillSessionRequest) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *KillSessionRequest) GetDevice() string {
+	if x != nil {
+		return x.Device
+	}
+	return ""
+}
+
 type KillSessionResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id            []byte                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`                             // where one was asked for
+	Ids           [][]byte               `protobuf:"bytes,2,rep,name=ids,proto3" json:"ids,omitempty"`                           // of all that end, as far as auth knows of them
+	HubsAway      []string               `protobuf:"bytes,3,rep,name=hubs_away,json=hubsAway,proto3" json:"hubs_away,omitempty"` // names of hubs that serve some of them and are not connected: there they end when the hub is
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *KillSessionResponse) Reset() {
 	*x = KillSessionResponse{}
-	mi := &file_hawser_proto_msgTypes[83]
+	mi := &file_hawser_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5807,7 +7661,7 @@ func (x *KillSessionResponse) String() string {
 func (*KillSessionResponse) ProtoMessage() {}
 
 func (x *KillSessionResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hawser_proto_msgTypes[83]
+	mi := &file_hawser_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5820,7 +7674,7 @@ func (x *KillSessionResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use KillSessionResponse.ProtoReflect.Descriptor instead.
 func (*KillSessionResponse) Descriptor() ([]byte, []int) {
-	return file_hawser_proto_rawDescGZIP(), []int{83}
+	return file_hawser_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *KillSessionResponse) GetId() []byte {
@@ -5830,14 +7684,29 @@ func (x *KillSessionResponse) GetId() []byte {
 	return nil
 }
 
+func (x *KillSessionResponse) GetIds() [][]byte {
+	if x != nil {
+		return x.Ids
+	}
+	return nil
+}
+
+func (x *KillSessionResponse) GetHubsAway() []string {
+	if x != nil {
+		return x.HubsAway
+	}
+	return nil
+}
+
 var File_hawser_proto protoreflect.FileDescriptor
 
 const file_hawser_proto_rawDesc = "" +
 	"\n" +
-	"\fhawser.proto\x12\thawser.v1\"^\n" +
+	"\fhawser.proto\x12\thawser.v1\x1a\vaudit.proto\x1a\fpolicy.proto\"t\n" +
 	"\aProblem\x12#\n" +
 	"\x04code\x18\x01 \x01(\x0e2\x0f.hawser.v1.CodeR\x04code\x12.\n" +
-	"\x13retry_after_seconds\x18\x02 \x01(\rR\x11retryAfterSeconds\"/\n" +
+	"\x13retry_after_seconds\x18\x02 \x01(\rR\x11retryAfterSeconds\x12\x14\n" +
+	"\x05order\x18\x03 \x01(\fR\x05order\"/\n" +
 	"\x05Label\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value\"\xba\x01\n" +
@@ -5875,13 +7744,14 @@ const file_hawser_proto_rawDesc = "" +
 	"\x02os\x18\b \x01(\tR\x02os\x12#\n" +
 	"\ragent_version\x18\t \x01(\tR\fagentVersion\x12\x16\n" +
 	"\x06source\x18\n" +
-	" \x01(\tR\x06source\"y\n" +
+	" \x01(\tR\x06source\"\x8f\x01\n" +
 	"\x12RenewDeviceRequest\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x1d\n" +
 	"\n" +
 	"public_key\x18\x02 \x01(\fR\tpublicKey\x12\x18\n" +
 	"\acounter\x18\x03 \x01(\x04R\acounter\x12\x16\n" +
-	"\x06source\x18\x04 \x01(\tR\x06source\"\xfe\x01\n" +
+	"\x06source\x18\x04 \x01(\tR\x06source\x12\x14\n" +
+	"\x05again\x18\x05 \x01(\bR\x05again\"\xfe\x01\n" +
 	"\x11DeviceCredentials\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
@@ -5891,7 +7761,7 @@ const file_hawser_proto_rawDesc = "" +
 	"\x05trust\x18\x06 \x01(\fR\x05trust\x12\x12\n" +
 	"\x04hubs\x18\a \x03(\tR\x04hubs\x12\x18\n" +
 	"\acounter\x18\b \x01(\x04R\acounter\x12$\n" +
-	"\x0enot_after_unix\x18\t \x01(\x03R\fnotAfterUnix\"\xcd\x03\n" +
+	"\x0enot_after_unix\x18\t \x01(\x03R\fnotAfterUnix\"\xe6\x04\n" +
 	"\fAdmitRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x1d\n" +
 	"\n" +
@@ -5911,7 +7781,12 @@ const file_hawser_proto_rawDesc = "" +
 	"\acommand\x18\r \x01(\tR\acommand\x12#\n" +
 	"\rdefault_login\x18\x0e \x01(\tR\fdefaultLogin\x12\x1d\n" +
 	"\n" +
-	"user_agent\x18\x0f \x01(\tR\tuserAgent\"\xb3\x01\n" +
+	"user_agent\x18\x0f \x01(\tR\tuserAgent\x12#\n" +
+	"\rwanted_device\x18\x10 \x01(\tR\fwantedDevice\x12'\n" +
+	"\x0fhub_incarnation\x18\x14 \x01(\fR\x0ehubIncarnation\x12\x12\n" +
+	"\x04join\x18\x1e \x01(\tR\x04join\x12\x1b\n" +
+	"\tjoin_mode\x18\x1f \x01(\tR\bjoinMode\x12\x18\n" +
+	"\aattempt\x18  \x01(\x04R\aattempt\"\xaf\x04\n" +
 	"\x06Access\x12\x14\n" +
 	"\x05login\x18\x01 \x01(\tR\x05login\x12\x16\n" +
 	"\x06logins\x18\x02 \x03(\tR\x06logins\x12\x1a\n" +
@@ -5919,7 +7794,20 @@ const file_hawser_proto_rawDesc = "" +
 	"\n" +
 	"forward_to\x18\x04 \x03(\tR\tforwardTo\x12\x16\n" +
 	"\x06record\x18\x05 \x01(\tR\x06record\x12(\n" +
-	"\x10detached_life_ms\x18\x06 \x01(\x04R\x0edetachedLifeMs\"\xfb\x02\n" +
+	"\x10detached_life_ms\x18\x06 \x01(\x04R\x0edetachedLifeMs\x12#\n" +
+	"\rforce_command\x18\a \x01(\tR\fforceCommand\x12&\n" +
+	"\x0fidle_timeout_ms\x18\n" +
+	" \x01(\x04R\ridleTimeoutMs\x12&\n" +
+	"\x0fmax_duration_ms\x18\v \x01(\x04R\rmaxDurationMs\x12?\n" +
+	"\x1ccredential_expires_unix_nano\x18\f \x01(\x03R\x19credentialExpiresUnixNano\x12.\n" +
+	"\x13end_with_credential\x18\r \x01(\bR\x11endWithCredential\x12\x18\n" +
+	"\acounted\x18\x14 \x01(\bR\acounted\x12\x14\n" +
+	"\x05exact\x18\x15 \x01(\bR\x05exact\x12!\n" +
+	"\frecord_stdin\x18\x17 \x01(\tR\vrecordStdin\x12\x1e\n" +
+	"\n" +
+	"recipients\x18\x18 \x03(\fR\n" +
+	"recipients\x12!\n" +
+	"\fmax_channels\x18\x16 \x01(\rR\vmaxChannels\"\xfb\x02\n" +
 	"\rAdmitResponse\x12\x14\n" +
 	"\x05grant\x18\x01 \x01(\fR\x05grant\x12)\n" +
 	"\x06access\x18\x02 \x01(\v2\x11.hawser.v1.AccessR\x06access\x12\x1d\n" +
@@ -5938,13 +7826,28 @@ const file_hawser_proto_rawDesc = "" +
 	"\arefusal\x18\v \x01(\v2\x12.hawser.v1.RefusalR\arefusal\";\n" +
 	"\aRefusal\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage\"h\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\"\xbb\x01\n" +
+	"\x18CheckSecondFactorRequest\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x01 \x01(\fR\tpublicKey\x12 \n" +
+	"\vcertificate\x18\x02 \x01(\fR\vcertificate\x12#\n" +
+	"\rconnection_id\x18\x03 \x01(\fR\fconnectionId\x12%\n" +
+	"\x0eclient_address\x18\x04 \x01(\tR\rclientAddress\x12\x12\n" +
+	"\x04code\x18\x05 \x01(\tR\x04code\"u\n" +
+	"\x19CheckSecondFactorResponse\x12\x0e\n" +
+	"\x02ok\x18\x01 \x01(\bR\x02ok\x12\x18\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12.\n" +
+	"\x13retry_after_seconds\x18\x03 \x01(\rR\x11retryAfterSeconds\"\xdf\x01\n" +
 	"\x0eReleaseRequest\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\fR\tsessionId\x12\x1f\n" +
 	"\vexit_status\x18\x02 \x01(\x05R\n" +
 	"exitStatus\x12\x16\n" +
-	"\x06reason\x18\x03 \x01(\tR\x06reason\"\x11\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\x12\x18\n" +
+	"\achannel\x18\x04 \x01(\tR\achannel\x12\x18\n" +
+	"\acommand\x18\x05 \x01(\fR\acommand\x12'\n" +
+	"\x0fhub_incarnation\x18\x06 \x01(\fR\x0ehubIncarnation\x12\x18\n" +
+	"\aattempt\x18\a \x01(\x04R\aattempt\"\x11\n" +
 	"\x0fReleaseResponse\"\xfc\x01\n" +
 	"\fWatchRequest\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x14\n" +
@@ -5954,7 +7857,7 @@ const file_hawser_proto_rawDesc = "" +
 	"\bsessions\x18\x05 \x03(\fR\bsessions\x12 \n" +
 	"\vincarnation\x18\x06 \x01(\fR\vincarnation\x12\x18\n" +
 	"\aversion\x18\a \x01(\tR\aversion\x12\x12\n" +
-	"\x04zone\x18\b \x01(\tR\x04zone\"\x90\x04\n" +
+	"\x04zone\x18\b \x01(\tR\x04zone\"\x9a\x05\n" +
 	"\rWatchResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\tR\x05epoch\x12\x12\n" +
@@ -5972,11 +7875,15 @@ const file_hawser_proto_rawDesc = "" +
 	"\x05locks\x18\r \x01(\v2\x10.hawser.v1.LocksR\x05locks\x12\x12\n" +
 	"\x04time\x18\x0e \x01(\fR\x04time\x12%\n" +
 	"\x05kills\x18\x0f \x03(\v2\x0f.hawser.v1.KillR\x05kills\x12\x19\n" +
-	"\bhub_list\x18\x10 \x01(\fR\ahubList\"I\n" +
+	"\bhub_list\x18\x10 \x01(\fR\ahubList\x120\n" +
+	"\x06config\x18\x11 \x01(\v2\x18.hawser.v1.ClusterConfigR\x06config\x12\x19\n" +
+	"\blog_head\x18\x13 \x01(\fR\alogHead\x12%\n" +
+	"\x05tells\x18\x15 \x03(\v2\x0f.hawser.v1.TellR\x05tells\x12\x14\n" +
+	"\x05renew\x18\x12 \x01(\bR\x05renew\"I\n" +
 	"\tWatchUser\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05roles\x18\x02 \x03(\tR\x05roles\x12\x12\n" +
-	"\x04keys\x18\x03 \x03(\fR\x04keys\"\xb0\x01\n" +
+	"\x04keys\x18\x03 \x03(\fR\x04keys\"\xd4\x02\n" +
 	"\vWatchDevice\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1d\n" +
@@ -5984,14 +7891,31 @@ const file_hawser_proto_rawDesc = "" +
 	"public_key\x18\x03 \x01(\fR\tpublicKey\x12(\n" +
 	"\x06labels\x18\x04 \x03(\v2\x10.hawser.v1.LabelR\x06labels\x12\x16\n" +
 	"\x06policy\x18\x05 \x01(\fR\x06policy\x12\x18\n" +
-	"\acounter\x18\x06 \x01(\x04R\acounter\"7\n" +
+	"\acounter\x18\x06 \x01(\x04R\acounter\x12\x1e\n" +
+	"\n" +
+	"quarantine\x18\a \x01(\tR\n" +
+	"quarantine\x12*\n" +
+	"\x11issued_after_unix\x18\b \x01(\x03R\x0fissuedAfterUnix\x12%\n" +
+	"\x0elisten_address\x18\x14 \x01(\tR\rlistenAddress\x12\x1d\n" +
+	"\n" +
+	"tunnel_off\x18\x15 \x01(\bR\ttunnelOff\x12\x10\n" +
+	"\x03via\x18\x1e \x01(\tR\x03via\"7\n" +
 	"\x05Locks\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x04R\brevision\x12\x12\n" +
-	"\x04blob\x18\x02 \x01(\fR\x04blob\"=\n" +
+	"\x04blob\x18\x02 \x01(\fR\x04blob\"r\n" +
 	"\x04Kill\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\fR\tsessionId\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\xf9\x02\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\tR\x04user\x12\x1f\n" +
+	"\vdevice_uuid\x18\x04 \x01(\tR\n" +
+	"deviceUuid\"a\n" +
+	"\x04Tell\x12\x1d\n" +
+	"\n" +
+	"session_id\x18\x01 \x01(\fR\tsessionId\x12\x12\n" +
+	"\x04what\x18\x02 \x01(\rR\x04what\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\tR\x04user\x12\x12\n" +
+	"\x04text\x18\x04 \x01(\tR\x04text\"\xf9\x02\n" +
 	"\x03Hub\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12#\n" +
@@ -6010,7 +7934,7 @@ const file_hawser_proto_rawDesc = "" +
 	"\x14ReportDevicesRequest\x12\x12\n" +
 	"\x04full\x18\x01 \x01(\bR\x04full\x120\n" +
 	"\adevices\x18\x02 \x03(\v2\x16.hawser.v1.DeviceStateR\adevices\"\x17\n" +
-	"\x15ReportDevicesResponse\"\xd9\x03\n" +
+	"\x15ReportDevicesResponse\"\x90\x04\n" +
 	"\vDeviceState\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x16\n" +
 	"\x06online\x18\x02 \x01(\bR\x06online\x12 \n" +
@@ -6030,11 +7954,14 @@ const file_hawser_proto_rawDesc = "" +
 	"\x03uid\x18\x0e \x01(\rR\x03uid\x12\x12\n" +
 	"\x04slot\x18\x0f \x01(\rR\x04slot\x12\x16\n" +
 	"\x06silent\x18\x10 \x01(\bR\x06silent\x12\x16\n" +
-	"\x06reason\x18\x11 \x01(\tR\x06reason\"`\n" +
+	"\x06reason\x18\x11 \x01(\tR\x06reason\x12\x16\n" +
+	"\x06listen\x18\x14 \x01(\tR\x06listen\x12\x1d\n" +
+	"\n" +
+	"tunnel_off\x18\x15 \x01(\bR\ttunnelOff\"`\n" +
 	"\x15ReportSessionsRequest\x12\x12\n" +
 	"\x04full\x18\x01 \x01(\bR\x04full\x123\n" +
 	"\bsessions\x18\x02 \x03(\v2\x17.hawser.v1.SessionStateR\bsessions\"\x18\n" +
-	"\x16ReportSessionsResponse\"\x9d\x03\n" +
+	"\x16ReportSessionsResponse\"\x80\x05\n" +
 	"\fSessionState\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12#\n" +
 	"\rconnection_id\x18\x02 \x01(\fR\fconnectionId\x12#\n" +
@@ -6050,7 +7977,21 @@ const file_hawser_proto_rawDesc = "" +
 	" \x01(\tR\rclientAddress\x12&\n" +
 	"\x0fstart_unix_nano\x18\v \x01(\x03R\rstartUnixNano\x12\x1a\n" +
 	"\brecorded\x18\f \x01(\bR\brecorded\x127\n" +
-	"\x18detached_since_unix_nano\x18\r \x01(\x03R\x15detachedSinceUnixNano\"N\n" +
+	"\x18detached_since_unix_nano\x18\r \x01(\x03R\x15detachedSinceUnixNano\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x0e \x01(\fR\tpublicKey\x12 \n" +
+	"\vcertificate\x18\x0f \x01(\fR\vcertificate\x12\x19\n" +
+	"\bbytes_in\x18\x1e \x01(\x04R\abytesIn\x12\x1b\n" +
+	"\tbytes_out\x18\x1f \x01(\x04R\bbytesOut\x125\n" +
+	"\x17last_activity_unix_nano\x18  \x01(\x03R\x14lastActivityUnixNano\x12\x14\n" +
+	"\x05joins\x18( \x01(\fR\x05joins\x12\x1b\n" +
+	"\tjoin_mode\x18) \x01(\tR\bjoinMode\"t\n" +
+	"\x16ReportRevisionsRequest\x12\x14\n" +
+	"\x05locks\x18\x01 \x01(\x04R\x05locks\x12\x16\n" +
+	"\x06policy\x18\x02 \x01(\x04R\x06policy\x12\x14\n" +
+	"\x05trust\x18\x03 \x01(\x04R\x05trust\x12\x16\n" +
+	"\x06config\x18\x04 \x01(\x04R\x06config\"\x19\n" +
+	"\x17ReportRevisionsResponse\"N\n" +
 	"\x14ReportHistoryRequest\x126\n" +
 	"\thistories\x18\x01 \x03(\v2\x18.hawser.v1.DeviceHistoryR\thistories\"S\n" +
 	"\rDeviceHistory\x12\x12\n" +
@@ -6075,37 +8016,58 @@ const file_hawser_proto_rawDesc = "" +
 	"\bpeer_hub\x18\x02 \x01(\tR\apeerHub\x12\x16\n" +
 	"\x06device\x18\x03 \x01(\tR\x06device\x12\x16\n" +
 	"\x06detail\x18\x04 \x01(\tR\x06detail\"\x18\n" +
-	"\x16ReportIncidentResponse\"'\n" +
+	"\x16ReportIncidentResponse\"a\n" +
+	"\x12ReportCloneRequest\x12\x12\n" +
+	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x1d\n" +
+	"\n" +
+	"public_key\x18\x02 \x01(\fR\tpublicKey\x12\x18\n" +
+	"\asources\x18\x03 \x03(\tR\asources\"[\n" +
+	"\x13ReportCloneResponse\x12\x14\n" +
+	"\x05serve\x18\x01 \x01(\bR\x05serve\x12\x14\n" +
+	"\x05order\x18\x02 \x01(\fR\x05order\x12\x18\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"'\n" +
 	"\x0fSignTimeRequest\x12\x14\n" +
 	"\x05nonce\x18\x01 \x01(\fR\x05nonce\"&\n" +
 	"\x10SignTimeResponse\x12\x12\n" +
-	"\x04time\x18\x01 \x01(\fR\x04time\"{\n" +
+	"\x04time\x18\x01 \x01(\fR\x04time\"\x94\x01\n" +
 	"\x16AppendRecordingRequest\x12!\n" +
 	"\frecording_id\x18\x01 \x01(\fR\vrecordingId\x12\x14\n" +
 	"\x05grant\x18\x02 \x01(\fR\x05grant\x12(\n" +
-	"\x06chunks\x18\x03 \x03(\v2\x10.hawser.v1.ChunkR\x06chunks\"-\n" +
+	"\x06chunks\x18\x03 \x03(\v2\x10.hawser.v1.ChunkR\x06chunks\x12\x17\n" +
+	"\aack_key\x18\x04 \x01(\fR\x06ackKey\"-\n" +
 	"\x05Chunk\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x12\n" +
-	"\x04data\x18\x02 \x01(\fR\x04data\"4\n" +
+	"\x04data\x18\x02 \x01(\fR\x04data\"F\n" +
 	"\x17AppendRecordingResponse\x12\x19\n" +
-	"\bnext_seq\x18\x01 \x01(\x04R\anextSeq\"\x9d\x01\n" +
+	"\bnext_seq\x18\x01 \x01(\x04R\anextSeq\x12\x10\n" +
+	"\x03ack\x18\x02 \x01(\fR\x03ack\"\xea\x01\n" +
 	"\x15CloseRecordingRequest\x12!\n" +
 	"\frecording_id\x18\x01 \x01(\fR\vrecordingId\x12\x14\n" +
 	"\x05grant\x18\x02 \x01(\fR\x05grant\x12\x16\n" +
 	"\x06chunks\x18\x03 \x01(\x04R\x06chunks\x12\x1f\n" +
 	"\vexit_status\x18\x04 \x01(\x05R\n" +
 	"exitStatus\x12\x12\n" +
-	"\x04head\x18\x05 \x01(\fR\x04head\"\x18\n" +
+	"\x04head\x18\x05 \x01(\fR\x04head\x12\x16\n" +
+	"\x06reason\x18\x06 \x01(\tR\x06reason\x12\x14\n" +
+	"\x05ended\x18\a \x01(\bR\x05ended\x12\x1d\n" +
+	"\n" +
+	"end_reason\x18\b \x01(\tR\tendReason\"\x18\n" +
 	"\x16CloseRecordingResponse\"\x0f\n" +
-	"\rWhoamiRequest\"\xb4\x01\n" +
+	"\rWhoamiRequest\"\x80\x02\n" +
 	"\x0eWhoamiResponse\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x14\n" +
 	"\x05roles\x18\x02 \x03(\tR\x05roles\x12\x18\n" +
 	"\acluster\x18\x03 \x01(\tR\acluster\x12$\n" +
 	"\x0enot_after_unix\x18\x04 \x01(\x03R\fnotAfterUnix\x12\x14\n" +
 	"\x05trust\x18\x05 \x01(\fR\x05trust\x12\"\n" +
-	"\x04hubs\x18\x06 \x03(\v2\x0e.hawser.v1.HubR\x04hubs\"\x14\n" +
-	"\x12RenewMyselfRequest\"\xde\x01\n" +
+	"\x04hubs\x18\x06 \x03(\v2\x0e.hawser.v1.HubR\x04hubs\x12+\n" +
+	"\x11administers_users\x18\a \x01(\bR\x10administersUsers\x12\x1d\n" +
+	"\n" +
+	"login_unix\x18\b \x01(\x03R\tloginUnix\"[\n" +
+	"\x12RenewMyselfRequest\x12$\n" +
+	"\x0essh_public_key\x18\x01 \x01(\fR\fsshPublicKey\x12\x1f\n" +
+	"\vttl_seconds\x18\x02 \x01(\x04R\n" +
+	"ttlSeconds\"\x86\x02\n" +
 	"\x0fUserCredentials\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x18\n" +
 	"\acluster\x18\x02 \x01(\tR\acluster\x12\x14\n" +
@@ -6113,20 +8075,25 @@ const file_hawser_proto_rawDesc = "" +
 	"\x0fssh_certificate\x18\x04 \x01(\fR\x0esshCertificate\x12\x14\n" +
 	"\x05trust\x18\x05 \x01(\fR\x05trust\x12$\n" +
 	"\x0enot_after_unix\x18\x06 \x01(\x03R\fnotAfterUnix\x12\"\n" +
-	"\x04hubs\x18\a \x03(\v2\x0e.hawser.v1.HubR\x04hubs\"\x87\x01\n" +
+	"\x04hubs\x18\a \x03(\v2\x0e.hawser.v1.HubR\x04hubs\x12&\n" +
+	"\x0flogin_ends_unix\x18\b \x01(\x03R\rloginEndsUnix\"\xe9\x01\n" +
 	"\x12CreateTokenRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04uses\x18\x02 \x01(\rR\x04uses\x12\x1f\n" +
 	"\vttl_seconds\x18\x03 \x01(\x04R\n" +
 	"ttlSeconds\x12(\n" +
-	"\x06labels\x18\x04 \x03(\v2\x10.hawser.v1.LabelR\x06labels\"^\n" +
+	"\x06labels\x18\x04 \x03(\v2\x10.hawser.v1.LabelR\x06labels\x12\x12\n" +
+	"\x04name\x18\x05 \x01(\tR\x04name\x12\x18\n" +
+	"\asources\x18\x06 \x03(\tR\asources\x12\x18\n" +
+	"\aapprove\x18\a \x01(\bR\aapprove\x12\x18\n" +
+	"\afactory\x18\b \x01(\bR\afactory\"^\n" +
 	"\x13CreateTokenResponse\x12\x14\n" +
 	"\x05token\x18\x01 \x01(\tR\x05token\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12!\n" +
 	"\fexpires_unix\x18\x03 \x01(\x03R\vexpiresUnix\"\x13\n" +
 	"\x11ListTokensRequest\">\n" +
 	"\x12ListTokensResponse\x12(\n" +
-	"\x06tokens\x18\x01 \x03(\v2\x10.hawser.v1.TokenR\x06tokens\"\xbf\x01\n" +
+	"\x06tokens\x18\x01 \x03(\v2\x10.hawser.v1.TokenR\x06tokens\"\x87\x02\n" +
 	"\x05Token\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\tR\x04kind\x12\x12\n" +
@@ -6135,14 +8102,18 @@ const file_hawser_proto_rawDesc = "" +
 	"\fexpires_unix\x18\x05 \x01(\x03R\vexpiresUnix\x12(\n" +
 	"\x06labels\x18\x06 \x03(\v2\x10.hawser.v1.LabelR\x06labels\x12\x1d\n" +
 	"\n" +
-	"created_by\x18\a \x01(\tR\tcreatedBy\"$\n" +
+	"created_by\x18\a \x01(\tR\tcreatedBy\x12\x12\n" +
+	"\x04name\x18\b \x01(\tR\x04name\x12\x18\n" +
+	"\asources\x18\t \x03(\tR\asources\x12\x18\n" +
+	"\aapprove\x18\n" +
+	" \x01(\bR\aapprove\"$\n" +
 	"\x12RemoveTokenRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\"\x15\n" +
 	"\x13RemoveTokenResponse\"2\n" +
 	"\x12ListDevicesRequest\x12\x1c\n" +
 	"\tselectors\x18\x01 \x03(\tR\tselectors\"B\n" +
 	"\x13ListDevicesResponse\x12+\n" +
-	"\adevices\x18\x01 \x03(\v2\x11.hawser.v1.DeviceR\adevices\"\x94\x06\n" +
+	"\adevices\x18\x01 \x03(\v2\x11.hawser.v1.DeviceR\adevices\"\x8e\t\n" +
 	"\x06Device\x12\x12\n" +
 	"\x04uuid\x18\x01 \x01(\tR\x04uuid\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12(\n" +
@@ -6172,7 +8143,37 @@ const file_hawser_proto_rawDesc = "" +
 	"\flast_carrier\x18\x17 \x01(\tR\vlastCarrier\x12\x1f\n" +
 	"\vlast_reason\x18\x18 \x01(\tR\n" +
 	"lastReason\x120\n" +
-	"\ahistory\x18\x19 \x03(\v2\x16.hawser.v1.DeviceEventR\ahistory\"\xaf\x01\n" +
+	"\ahistory\x18\x19 \x03(\v2\x16.hawser.v1.DeviceEventR\ahistory\x12\x1e\n" +
+	"\n" +
+	"quarantine\x18\x1a \x01(\tR\n" +
+	"quarantine\x12)\n" +
+	"\x10quarantined_unix\x18\x1b \x01(\x03R\x0fquarantinedUnix\x12#\n" +
+	"\rclone_sources\x18\x1c \x03(\tR\fcloneSources\x12\x1e\n" +
+	"\n" +
+	"recovering\x18\x1d \x01(\bR\n" +
+	"recovering\x12\x12\n" +
+	"\x04note\x18\x1e \x01(\tR\x04note\x12 \n" +
+	"\vfingerprint\x18\x1f \x01(\tR\vfingerprint\x12!\n" +
+	"\fformer_names\x18  \x03(\tR\vformerNames\x12\x1e\n" +
+	"\n" +
+	"generation\x18! \x01(\x04R\n" +
+	"generation\x12%\n" +
+	"\x0elisten_address\x182 \x01(\tR\rlistenAddress\x12\x1d\n" +
+	"\n" +
+	"tunnel_off\x183 \x01(\bR\ttunnelOff\x12)\n" +
+	"\x06behind\x18( \x01(\v2\x11.hawser.v1.BehindR\x06behind\"\x8b\x02\n" +
+	"\x06Behind\x12\x10\n" +
+	"\x03via\x18\x01 \x01(\tR\x03via\x12\x19\n" +
+	"\bvia_name\x18\x02 \x01(\tR\aviaName\x12\x18\n" +
+	"\aaddress\x18\x03 \x01(\tR\aaddress\x12\x10\n" +
+	"\x03key\x18\x04 \x01(\tR\x03key\x12\x16\n" +
+	"\x06logins\x18\x05 \x03(\tR\x06logins\x12\x19\n" +
+	"\bhost_key\x18\x06 \x01(\tR\ahostKey\x12\"\n" +
+	"\rhost_key_unix\x18\a \x01(\x03R\vhostKeyUnix\x12\x18\n" +
+	"\aoffered\x18\b \x01(\tR\aoffered\x12!\n" +
+	"\foffered_unix\x18\t \x01(\x03R\vofferedUnix\x12\x14\n" +
+	"\x05local\x18\n" +
+	" \x01(\bR\x05local\"\xaf\x01\n" +
 	"\x06Tunnel\x12\x10\n" +
 	"\x03hub\x18\x01 \x01(\tR\x03hub\x12\x12\n" +
 	"\x04zone\x18\x02 \x01(\tR\x04zone\x12\x12\n" +
@@ -6192,48 +8193,89 @@ const file_hawser_proto_rawDesc = "" +
 	"\x04hubs\x18\x01 \x03(\v2\x0e.hawser.v1.HubR\x04hubs\"$\n" +
 	"\x10RemoveHubRequest\x12\x10\n" +
 	"\x03hub\x18\x01 \x01(\tR\x03hub\"\x13\n" +
-	"\x11RemoveHubResponse\"{\n" +
+	"\x11RemoveHubResponse\"\xb3\x03\n" +
 	"\x04User\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05roles\x18\x02 \x03(\tR\x05roles\x12&\n" +
 	"\x04keys\x18\x03 \x03(\v2\x12.hawser.v1.UserKeyR\x04keys\x12!\n" +
-	"\fcreated_unix\x18\x04 \x01(\x03R\vcreatedUnix\"R\n" +
+	"\fcreated_unix\x18\x04 \x01(\x03R\vcreatedUnix\x12\x1a\n" +
+	"\bpassword\x18\x05 \x01(\bR\bpassword\x12$\n" +
+	"\rauthenticator\x18\x06 \x01(\bR\rauthenticator\x12&\n" +
+	"\x0flast_login_unix\x18\a \x01(\x03R\rlastLoginUnix\x12*\n" +
+	"\x11last_login_source\x18\b \x01(\tR\x0flastLoginSource\x12*\n" +
+	"\x11link_expires_unix\x18\t \x01(\x03R\x0flinkExpiresUnix\x12\x1d\n" +
+	"\n" +
+	"link_reset\x18\n" +
+	" \x01(\bR\tlinkReset\x12*\n" +
+	"\x11locked_until_unix\x18\v \x01(\x03R\x0flockedUntilUnix\x12)\n" +
+	"\x10source_addresses\x18\f \x03(\tR\x0fsourceAddresses\"\xce\x02\n" +
 	"\aUserKey\x12%\n" +
 	"\x0eauthorized_key\x18\x01 \x01(\tR\rauthorizedKey\x12 \n" +
-	"\vfingerprint\x18\x02 \x01(\tR\vfingerprint\"c\n" +
+	"\vfingerprint\x18\x02 \x01(\tR\vfingerprint\x12\x18\n" +
+	"\acomment\x18\x03 \x01(\tR\acomment\x12\x1d\n" +
+	"\n" +
+	"added_unix\x18\x04 \x01(\x03R\taddedUnix\x12!\n" +
+	"\fexpires_unix\x18\x05 \x01(\x03R\vexpiresUnix\x12$\n" +
+	"\x0elast_used_unix\x18\x06 \x01(\x03R\flastUsedUnix\x12(\n" +
+	"\x10last_used_source\x18\a \x01(\tR\x0elastUsedSource\x12)\n" +
+	"\x10source_addresses\x18\b \x03(\tR\x0fsourceAddresses\x12#\n" +
+	"\rforce_command\x18\t \x01(\tR\fforceCommand\"\xb6\x01\n" +
 	"\x0eAddUserRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
 	"\x05roles\x18\x02 \x03(\tR\x05roles\x12'\n" +
-	"\x0fauthorized_keys\x18\x03 \x03(\tR\x0eauthorizedKeys\"\x12\n" +
+	"\x0fauthorized_keys\x18\x03 \x03(\tR\x0eauthorizedKeys\x12&\n" +
+	"\x0fkey_ttl_seconds\x18\x04 \x01(\x04R\rkeyTtlSeconds\x12)\n" +
+	"\x10source_addresses\x18\x05 \x03(\tR\x0fsourceAddresses\"\x12\n" +
 	"\x10ListUsersRequest\":\n" +
 	"\x11ListUsersResponse\x12%\n" +
 	"\x05users\x18\x01 \x03(\v2\x0f.hawser.v1.UserR\x05users\"'\n" +
 	"\x11RemoveUserRequest\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\"\x14\n" +
-	"\x12RemoveUserResponse\";\n" +
+	"\x12RemoveUserResponse\"{\n" +
 	"\fApplyRequest\x12\x12\n" +
 	"\x04yaml\x18\x01 \x01(\tR\x04yaml\x12\x17\n" +
-	"\adry_run\x18\x02 \x01(\bR\x06dryRun\"I\n" +
+	"\adry_run\x18\x02 \x01(\bR\x06dryRun\x12*\n" +
+	"\x05files\x18\x03 \x03(\v2\x14.hawser.v1.ApplyFileR\x05files\x12\x12\n" +
+	"\x04show\x18\x04 \x01(\bR\x04show\"3\n" +
+	"\tApplyFile\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04yaml\x18\x02 \x01(\tR\x04yaml\"I\n" +
 	"\rApplyResponse\x128\n" +
-	"\tresources\x18\x01 \x03(\v2\x1a.hawser.v1.AppliedResourceR\tresources\"Q\n" +
+	"\tresources\x18\x01 \x03(\v2\x1a.hawser.v1.AppliedResourceR\tresources\"\x9b\x01\n" +
 	"\x0fAppliedResource\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x16\n" +
-	"\x06change\x18\x03 \x01(\tR\x06change\"4\n" +
+	"\x06change\x18\x03 \x01(\tR\x06change\x12\x1a\n" +
+	"\bwarnings\x18\x04 \x03(\tR\bwarnings\x12\x16\n" +
+	"\x06before\x18\x05 \x01(\tR\x06before\x12\x14\n" +
+	"\x05after\x18\x06 \x01(\tR\x05after\"4\n" +
 	"\n" +
 	"GetRequest\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\"!\n" +
 	"\vGetResponse\x12\x12\n" +
-	"\x04yaml\x18\x01 \x01(\tR\x04yaml\"Y\n" +
+	"\x04yaml\x18\x01 \x01(\tR\x04yaml\"\xbb\x01\n" +
 	"\x15ListRecordingsRequest\x12\x12\n" +
 	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
 	"\x06device\x18\x02 \x01(\tR\x06device\x12\x14\n" +
-	"\x05limit\x18\x03 \x01(\rR\x05limit\"N\n" +
+	"\x05limit\x18\x03 \x01(\rR\x05limit\x12\x12\n" +
+	"\x04held\x18\x04 \x01(\bR\x04held\x12\x18\n" +
+	"\aremoved\x18\x05 \x01(\bR\aremoved\x122\n" +
+	"\x06filter\x18\x06 \x01(\v2\x1a.hawser.v1.RecordingFilterR\x06filter\"\xf7\x01\n" +
+	"\x0fRecordingFilter\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x16\n" +
+	"\x06device\x18\x02 \x01(\tR\x06device\x12\x14\n" +
+	"\x05login\x18\x03 \x01(\tR\x05login\x12\x12\n" +
+	"\x04kind\x18\x04 \x01(\tR\x04kind\x12\x10\n" +
+	"\x03way\x18\x05 \x01(\tR\x03way\x12\x1c\n" +
+	"\tselectors\x18\x06 \x03(\tR\tselectors\x12&\n" +
+	"\x0fsince_unix_nano\x18\a \x01(\x03R\rsinceUnixNano\x12&\n" +
+	"\x0funtil_unix_nano\x18\b \x01(\x03R\runtilUnixNano\x12\x0e\n" +
+	"\x02id\x18\t \x01(\tR\x02id\"N\n" +
 	"\x16ListRecordingsResponse\x124\n" +
 	"\n" +
 	"recordings\x18\x01 \x03(\v2\x14.hawser.v1.RecordingR\n" +
-	"recordings\"\xc2\x03\n" +
+	"recordings\"\xc5\x06\n" +
 	"\tRecording\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12\x12\n" +
 	"\x04user\x18\x02 \x01(\tR\x04user\x12\x16\n" +
@@ -6254,16 +8296,43 @@ const file_hawser_proto_rawDesc = "" +
 	"\x06chunks\x18\x0f \x01(\x04R\x06chunks\x12\x14\n" +
 	"\x05bytes\x18\x10 \x01(\x04R\x05bytes\x12\x1f\n" +
 	"\vexit_status\x18\x11 \x01(\x05R\n" +
-	"exitStatus\"@\n" +
+	"exitStatus\x12\x16\n" +
+	"\x06sealed\x18\x12 \x01(\bR\x06sealed\x12\x1a\n" +
+	"\bverified\x18\x13 \x01(\tR\bverified\x12\x14\n" +
+	"\x05fault\x18\x14 \x01(\tR\x05fault\x12\x18\n" +
+	"\awitness\x18\x15 \x01(\tR\awitness\x12\x18\n" +
+	"\aclosing\x18\x16 \x01(\tR\aclosing\x12,\n" +
+	"\x04hold\x18\x17 \x01(\v2\x18.hawser.v1.RecordingMarkR\x04hold\x122\n" +
+	"\aremoved\x18\x18 \x01(\v2\x18.hawser.v1.RecordingMarkR\aremoved\x12\x16\n" +
+	"\x06closed\x18\x19 \x01(\bR\x06closed\x12\x16\n" +
+	"\x06exited\x18\x1a \x01(\bR\x06exited\x12\x16\n" +
+	"\x06signal\x18\x1b \x01(\tR\x06signal\x12\x14\n" +
+	"\x05ended\x18\x1c \x01(\tR\x05ended\x12&\n" +
+	"\x0fkeep_until_unix\x18\x1d \x01(\x03R\rkeepUntilUnix\x12\x1b\n" +
+	"\tkeep_rule\x18\x1e \x01(\tR\bkeepRule\"Y\n" +
+	"\rRecordingMark\x12\x0e\n" +
+	"\x02by\x18\x01 \x01(\tR\x02by\x12 \n" +
+	"\fat_unix_nano\x18\x02 \x01(\x03R\n" +
+	"atUnixNano\x12\x16\n" +
+	"\x06reason\x18\x03 \x01(\tR\x06reason\"@\n" +
 	"\x13GetRecordingRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x19\n" +
-	"\bfrom_seq\x18\x02 \x01(\x04R\afromSeq\"t\n" +
+	"\bfrom_seq\x18\x02 \x01(\x04R\afromSeq\"\x90\x01\n" +
 	"\x14GetRecordingResponse\x122\n" +
 	"\trecording\x18\x01 \x01(\v2\x14.hawser.v1.RecordingR\trecording\x12(\n" +
-	"\x06chunks\x18\x02 \x03(\v2\x10.hawser.v1.ChunkR\x06chunks\"\x15\n" +
-	"\x13ListSessionsRequest\"F\n" +
+	"\x06chunks\x18\x02 \x03(\v2\x10.hawser.v1.ChunkR\x06chunks\x12\x1a\n" +
+	"\bevidence\x18\x03 \x01(\fR\bevidence\"D\n" +
+	"\x13ListSessionsRequest\x12\x12\n" +
+	"\x04user\x18\x01 \x01(\tR\x04user\x12\x19\n" +
+	"\ball_caps\x18\x02 \x01(\bR\aallCaps\"m\n" +
 	"\x14ListSessionsResponse\x12.\n" +
-	"\bsessions\x18\x01 \x03(\v2\x12.hawser.v1.SessionR\bsessions\"\xe9\x03\n" +
+	"\bsessions\x18\x01 \x03(\v2\x12.hawser.v1.SessionR\bsessions\x12%\n" +
+	"\x04caps\x18\x02 \x03(\v2\x11.hawser.v1.CapUseR\x04caps\"P\n" +
+	"\x06CapUse\x12\x10\n" +
+	"\x03cap\x18\x01 \x01(\tR\x03cap\x12\x0e\n" +
+	"\x02of\x18\x02 \x01(\tR\x02of\x12\x12\n" +
+	"\x04held\x18\x03 \x01(\rR\x04held\x12\x10\n" +
+	"\x03max\x18\x04 \x01(\rR\x03max\"\xc8\x05\n" +
 	"\aSession\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\fR\x02id\x12#\n" +
 	"\rconnection_id\x18\x02 \x01(\fR\fconnectionId\x12\x12\n" +
@@ -6282,12 +8351,23 @@ const file_hawser_proto_rawDesc = "" +
 	"\x0fstart_unix_nano\x18\r \x01(\x03R\rstartUnixNano\x12\x1a\n" +
 	"\brecorded\x18\x0e \x01(\bR\brecorded\x127\n" +
 	"\x18detached_since_unix_nano\x18\x0f \x01(\x03R\x15detachedSinceUnixNano\x126\n" +
-	"\x18hub_gone_since_unix_nano\x18\x10 \x01(\x03R\x14hubGoneSinceUnixNano\"<\n" +
+	"\x18hub_gone_since_unix_nano\x18\x10 \x01(\x03R\x14hubGoneSinceUnixNano\x12\x14\n" +
+	"\x05roles\x18\x1e \x03(\tR\x05roles\x12%\n" +
+	"\x0edevice_address\x18\x1f \x01(\tR\rdeviceAddress\x12\x19\n" +
+	"\bbytes_in\x18  \x01(\x04R\abytesIn\x12\x1b\n" +
+	"\tbytes_out\x18! \x01(\x04R\bbytesOut\x125\n" +
+	"\x17last_activity_unix_nano\x18\" \x01(\x03R\x14lastActivityUnixNano\x12\x14\n" +
+	"\x05joins\x18( \x01(\fR\x05joins\x12\x1b\n" +
+	"\tjoin_mode\x18) \x01(\tR\bjoinMode\"h\n" +
 	"\x12KillSessionRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"%\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\tR\x04user\x12\x16\n" +
+	"\x06device\x18\x04 \x01(\tR\x06device\"T\n" +
 	"\x13KillSessionResponse\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\fR\x02id*\xfa\x02\n" +
+	"\x02id\x18\x01 \x01(\fR\x02id\x12\x10\n" +
+	"\x03ids\x18\x02 \x03(\fR\x03ids\x12\x1b\n" +
+	"\thubs_away\x18\x03 \x03(\tR\bhubsAway*\xd7\x04\n" +
 	"\x04Code\x12\x14\n" +
 	"\x10CODE_UNSPECIFIED\x10\x00\x12\x16\n" +
 	"\x12CODE_TOKEN_UNKNOWN\x10\x01\x12\x14\n" +
@@ -6305,7 +8385,17 @@ const file_hawser_proto_rawDesc = "" +
 	"\x10CODE_HUB_UNKNOWN\x10\f\x12\x19\n" +
 	"\x15CODE_IDENTITY_EXPIRED\x10\r\x12\x16\n" +
 	"\x12CODE_RECORDING_GAP\x10\x0e\x12\x12\n" +
-	"\x0eCODE_READ_ONLY\x10\x0f*V\n" +
+	"\x0eCODE_READ_ONLY\x10\x0f\x12\x15\n" +
+	"\x11CODE_LOGIN_FAILED\x10\x10\x12\x17\n" +
+	"\x13CODE_ENROL_REQUIRED\x10\x11\x12\x15\n" +
+	"\x11CODE_LINK_UNKNOWN\x10\x12\x12\x15\n" +
+	"\x11CODE_BAD_PASSWORD\x10\x13\x12\x0f\n" +
+	"\vCODE_LOCKED\x10\x1e\x12\x11\n" +
+	"\rCODE_BAD_CODE\x10\x14\x12\x10\n" +
+	"\fCODE_PENDING\x10(\x12\x14\n" +
+	"\x10CODE_QUARANTINED\x10)\x12\x15\n" +
+	"\x11CODE_TOKEN_SOURCE\x10*\x12\x1a\n" +
+	"\x16CODE_RECORDING_REMOVED\x10+*V\n" +
 	"\x04Kind\x12\x14\n" +
 	"\x10KIND_UNSPECIFIED\x10\x00\x12\x10\n" +
 	"\fKIND_SESSION\x10\x01\x12\x11\n" +
@@ -6313,19 +8403,25 @@ const file_hawser_proto_rawDesc = "" +
 	"\x0fKIND_CONNECTION\x10\x032\x93\x01\n" +
 	"\vJoinService\x12@\n" +
 	"\aJoinHub\x12\x19.hawser.v1.JoinHubRequest\x1a\x1a.hawser.v1.JoinHubResponse\x12B\n" +
-	"\bRenewHub\x12\x1a.hawser.v1.RenewHubRequest\x1a\x1a.hawser.v1.JoinHubResponse2\xaa\a\n" +
+	"\bRenewHub\x12\x1a.hawser.v1.RenewHubRequest\x1a\x1a.hawser.v1.JoinHubResponse2\xce\n" +
+	"\n" +
 	"\n" +
 	"HubService\x12H\n" +
 	"\n" +
 	"JoinDevice\x12\x1c.hawser.v1.JoinDeviceRequest\x1a\x1c.hawser.v1.DeviceCredentials\x12J\n" +
 	"\vRenewDevice\x12\x1d.hawser.v1.RenewDeviceRequest\x1a\x1c.hawser.v1.DeviceCredentials\x12:\n" +
-	"\x05Admit\x12\x17.hawser.v1.AdmitRequest\x1a\x18.hawser.v1.AdmitResponse\x12@\n" +
+	"\x05Admit\x12\x17.hawser.v1.AdmitRequest\x1a\x18.hawser.v1.AdmitResponse\x12^\n" +
+	"\x11CheckSecondFactor\x12#.hawser.v1.CheckSecondFactorRequest\x1a$.hawser.v1.CheckSecondFactorResponse\x12@\n" +
 	"\aRelease\x12\x19.hawser.v1.ReleaseRequest\x1a\x1a.hawser.v1.ReleaseResponse\x12<\n" +
 	"\x05Watch\x12\x17.hawser.v1.WatchRequest\x1a\x18.hawser.v1.WatchResponse0\x01\x12R\n" +
 	"\rReportDevices\x12\x1f.hawser.v1.ReportDevicesRequest\x1a .hawser.v1.ReportDevicesResponse\x12U\n" +
 	"\x0eReportSessions\x12 .hawser.v1.ReportSessionsRequest\x1a!.hawser.v1.ReportSessionsResponse\x12R\n" +
 	"\rReportHistory\x12\x1f.hawser.v1.ReportHistoryRequest\x1a .hawser.v1.ReportHistoryResponse\x12U\n" +
-	"\x0eReportIncident\x12 .hawser.v1.ReportIncidentRequest\x1a!.hawser.v1.ReportIncidentResponse\x12C\n" +
+	"\x0eReportIncident\x12 .hawser.v1.ReportIncidentRequest\x1a!.hawser.v1.ReportIncidentResponse\x12U\n" +
+	"\x0eReportRefusals\x12 .hawser.v1.ReportRefusalsRequest\x1a!.hawser.v1.ReportRefusalsResponse\x12C\n" +
+	"\bProveLog\x12\x1a.hawser.v1.ProveLogRequest\x1a\x1b.hawser.v1.ProveLogResponse\x12X\n" +
+	"\x0fReportRevisions\x12!.hawser.v1.ReportRevisionsRequest\x1a\".hawser.v1.ReportRevisionsResponse\x12L\n" +
+	"\vReportClone\x12\x1d.hawser.v1.ReportCloneRequest\x1a\x1e.hawser.v1.ReportCloneResponse\x12C\n" +
 	"\bSignTime\x12\x1a.hawser.v1.SignTimeRequest\x1a\x1b.hawser.v1.SignTimeResponse\x12X\n" +
 	"\x0fAppendRecording\x12!.hawser.v1.AppendRecordingRequest\x1a\".hawser.v1.AppendRecordingResponse\x12U\n" +
 	"\x0eCloseRecording\x12 .hawser.v1.CloseRecordingRequest\x1a!.hawser.v1.CloseRecordingResponse2\xec\n" +
@@ -6366,203 +8462,238 @@ func file_hawser_proto_rawDescGZIP() []byte {
 }
 
 var file_hawser_proto_enumTypes = make([]protoimpl.EnumInfo, 2)
-var file_hawser_proto_msgTypes = make([]protoimpl.MessageInfo, 84)
+var file_hawser_proto_msgTypes = make([]protoimpl.MessageInfo, 96)
 var file_hawser_proto_goTypes = []any{
-	(Code)(0),                       // 0: hawser.v1.Code
-	(Kind)(0),                       // 1: hawser.v1.Kind
-	(*Problem)(nil),                 // 2: hawser.v1.Problem
-	(*Label)(nil),                   // 3: hawser.v1.Label
-	(*JoinHubRequest)(nil),          // 4: hawser.v1.JoinHubRequest
-	(*JoinHubResponse)(nil),         // 5: hawser.v1.JoinHubResponse
-	(*RenewHubRequest)(nil),         // 6: hawser.v1.RenewHubRequest
-	(*JoinDeviceRequest)(nil),       // 7: hawser.v1.JoinDeviceRequest
-	(*RenewDeviceRequest)(nil),      // 8: hawser.v1.RenewDeviceRequest
-	(*DeviceCredentials)(nil),       // 9: hawser.v1.DeviceCredentials
-	(*AdmitRequest)(nil),            // 10: hawser.v1.AdmitRequest
-	(*Access)(nil),                  // 11: hawser.v1.Access
-	(*AdmitResponse)(nil),           // 12: hawser.v1.AdmitResponse
-	(*Refusal)(nil),                 // 13: hawser.v1.Refusal
-	(*ReleaseRequest)(nil),          // 14: hawser.v1.ReleaseRequest
-	(*ReleaseResponse)(nil),         // 15: hawser.v1.ReleaseResponse
-	(*WatchRequest)(nil),            // 16: hawser.v1.WatchRequest
-	(*WatchResponse)(nil),           // 17: hawser.v1.WatchResponse
-	(*WatchUser)(nil),               // 18: hawser.v1.WatchUser
-	(*WatchDevice)(nil),             // 19: hawser.v1.WatchDevice
-	(*Locks)(nil),                   // 20: hawser.v1.Locks
-	(*Kill)(nil),                    // 21: hawser.v1.Kill
-	(*Hub)(nil),                     // 22: hawser.v1.Hub
-	(*ReportDevicesRequest)(nil),    // 23: hawser.v1.ReportDevicesRequest
-	(*ReportDevicesResponse)(nil),   // 24: hawser.v1.ReportDevicesResponse
-	(*DeviceState)(nil),             // 25: hawser.v1.DeviceState
-	(*ReportSessionsRequest)(nil),   // 26: hawser.v1.ReportSessionsRequest
-	(*ReportSessionsResponse)(nil),  // 27: hawser.v1.ReportSessionsResponse
-	(*SessionState)(nil),            // 28: hawser.v1.SessionState
-	(*ReportHistoryRequest)(nil),    // 29: hawser.v1.ReportHistoryRequest
-	(*DeviceHistory)(nil),           // 30: hawser.v1.DeviceHistory
-	(*ReportHistoryResponse)(nil),   // 31: hawser.v1.ReportHistoryResponse
-	(*DeviceEvent)(nil),             // 32: hawser.v1.DeviceEvent
-	(*ReportIncidentRequest)(nil),   // 33: hawser.v1.ReportIncidentRequest
-	(*ReportIncidentResponse)(nil),  // 34: hawser.v1.ReportIncidentResponse
-	(*SignTimeRequest)(nil),         // 35: hawser.v1.SignTimeRequest
-	(*SignTimeResponse)(nil),        // 36: hawser.v1.SignTimeResponse
-	(*AppendRecordingRequest)(nil),  // 37: hawser.v1.AppendRecordingRequest
-	(*Chunk)(nil),                   // 38: hawser.v1.Chunk
-	(*AppendRecordingResponse)(nil), // 39: hawser.v1.AppendRecordingResponse
-	(*CloseRecordingRequest)(nil),   // 40: hawser.v1.CloseRecordingRequest
-	(*CloseRecordingResponse)(nil),  // 41: hawser.v1.CloseRecordingResponse
-	(*WhoamiRequest)(nil),           // 42: hawser.v1.WhoamiRequest
-	(*WhoamiResponse)(nil),          // 43: hawser.v1.WhoamiResponse
-	(*RenewMyselfRequest)(nil),      // 44: hawser.v1.RenewMyselfRequest
-	(*UserCredentials)(nil),         // 45: hawser.v1.UserCredentials
-	(*CreateTokenRequest)(nil),      // 46: hawser.v1.CreateTokenRequest
-	(*CreateTokenResponse)(nil),     // 47: hawser.v1.CreateTokenResponse
-	(*ListTokensRequest)(nil),       // 48: hawser.v1.ListTokensRequest
-	(*ListTokensResponse)(nil),      // 49: hawser.v1.ListTokensResponse
-	(*Token)(nil),                   // 50: hawser.v1.Token
-	(*RemoveTokenRequest)(nil),      // 51: hawser.v1.RemoveTokenRequest
-	(*RemoveTokenResponse)(nil),     // 52: hawser.v1.RemoveTokenResponse
-	(*ListDevicesRequest)(nil),      // 53: hawser.v1.ListDevicesRequest
-	(*ListDevicesResponse)(nil),     // 54: hawser.v1.ListDevicesResponse
-	(*Device)(nil),                  // 55: hawser.v1.Device
-	(*Tunnel)(nil),                  // 56: hawser.v1.Tunnel
-	(*GetDeviceRequest)(nil),        // 57: hawser.v1.GetDeviceRequest
-	(*RemoveDeviceRequest)(nil),     // 58: hawser.v1.RemoveDeviceRequest
-	(*RemoveDeviceResponse)(nil),    // 59: hawser.v1.RemoveDeviceResponse
-	(*ListHubsRequest)(nil),         // 60: hawser.v1.ListHubsRequest
-	(*ListHubsResponse)(nil),        // 61: hawser.v1.ListHubsResponse
-	(*RemoveHubRequest)(nil),        // 62: hawser.v1.RemoveHubRequest
-	(*RemoveHubResponse)(nil),       // 63: hawser.v1.RemoveHubResponse
-	(*User)(nil),                    // 64: hawser.v1.User
-	(*UserKey)(nil),                 // 65: hawser.v1.UserKey
-	(*AddUserRequest)(nil),          // 66: hawser.v1.AddUserRequest
-	(*ListUsersRequest)(nil),        // 67: hawser.v1.ListUsersRequest
-	(*ListUsersResponse)(nil),       // 68: hawser.v1.ListUsersResponse
-	(*RemoveUserRequest)(nil),       // 69: hawser.v1.RemoveUserRequest
-	(*RemoveUserResponse)(nil),      // 70: hawser.v1.RemoveUserResponse
-	(*ApplyRequest)(nil),            // 71: hawser.v1.ApplyRequest
-	(*ApplyResponse)(nil),           // 72: hawser.v1.ApplyResponse
-	(*AppliedResource)(nil),         // 73: hawser.v1.AppliedResource
-	(*GetRequest)(nil),              // 74: hawser.v1.GetRequest
-	(*GetResponse)(nil),             // 75: hawser.v1.GetResponse
-	(*ListRecordingsRequest)(nil),   // 76: hawser.v1.ListRecordingsRequest
-	(*ListRecordingsResponse)(nil),  // 77: hawser.v1.ListRecordingsResponse
-	(*Recording)(nil),               // 78: hawser.v1.Recording
-	(*GetRecordingRequest)(nil),     // 79: hawser.v1.GetRecordingRequest
-	(*GetRecordingResponse)(nil),    // 80: hawser.v1.GetRecordingResponse
-	(*ListSessionsRequest)(nil),     // 81: hawser.v1.ListSessionsRequest
-	(*ListSessionsResponse)(nil),    // 82: hawser.v1.ListSessionsResponse
-	(*Session)(nil),                 // 83: hawser.v1.Session
-	(*KillSessionRequest)(nil),      // 84: hawser.v1.KillSessionRequest
-	(*KillSessionResponse)(nil),     // 85: hawser.v1.KillSessionResponse
+	(Code)(0),                         // 0: hawser.v1.Code
+	(Kind)(0),                         // 1: hawser.v1.Kind
+	(*Problem)(nil),                   // 2: hawser.v1.Problem
+	(*Label)(nil),                     // 3: hawser.v1.Label
+	(*JoinHubRequest)(nil),            // 4: hawser.v1.JoinHubRequest
+	(*JoinHubResponse)(nil),           // 5: hawser.v1.JoinHubResponse
+	(*RenewHubRequest)(nil),           // 6: hawser.v1.RenewHubRequest
+	(*JoinDeviceRequest)(nil),         // 7: hawser.v1.JoinDeviceRequest
+	(*RenewDeviceRequest)(nil),        // 8: hawser.v1.RenewDeviceRequest
+	(*DeviceCredentials)(nil),         // 9: hawser.v1.DeviceCredentials
+	(*AdmitRequest)(nil),              // 10: hawser.v1.AdmitRequest
+	(*Access)(nil),                    // 11: hawser.v1.Access
+	(*AdmitResponse)(nil),             // 12: hawser.v1.AdmitResponse
+	(*Refusal)(nil),                   // 13: hawser.v1.Refusal
+	(*CheckSecondFactorRequest)(nil),  // 14: hawser.v1.CheckSecondFactorRequest
+	(*CheckSecondFactorResponse)(nil), // 15: hawser.v1.CheckSecondFactorResponse
+	(*ReleaseRequest)(nil),            // 16: hawser.v1.ReleaseRequest
+	(*ReleaseResponse)(nil),           // 17: hawser.v1.ReleaseResponse
+	(*WatchRequest)(nil),              // 18: hawser.v1.WatchRequest
+	(*WatchResponse)(nil),             // 19: hawser.v1.WatchResponse
+	(*WatchUser)(nil),                 // 20: hawser.v1.WatchUser
+	(*WatchDevice)(nil),               // 21: hawser.v1.WatchDevice
+	(*Locks)(nil),                     // 22: hawser.v1.Locks
+	(*Kill)(nil),                      // 23: hawser.v1.Kill
+	(*Tell)(nil),                      // 24: hawser.v1.Tell
+	(*Hub)(nil),                       // 25: hawser.v1.Hub
+	(*ReportDevicesRequest)(nil),      // 26: hawser.v1.ReportDevicesRequest
+	(*ReportDevicesResponse)(nil),     // 27: hawser.v1.ReportDevicesResponse
+	(*DeviceState)(nil),               // 28: hawser.v1.DeviceState
+	(*ReportSessionsRequest)(nil),     // 29: hawser.v1.ReportSessionsRequest
+	(*ReportSessionsResponse)(nil),    // 30: hawser.v1.ReportSessionsResponse
+	(*SessionState)(nil),              // 31: hawser.v1.SessionState
+	(*ReportRevisionsRequest)(nil),    // 32: hawser.v1.ReportRevisionsRequest
+	(*ReportRevisionsResponse)(nil),   // 33: hawser.v1.ReportRevisionsResponse
+	(*ReportHistoryRequest)(nil),      // 34: hawser.v1.ReportHistoryRequest
+	(*DeviceHistory)(nil),             // 35: hawser.v1.DeviceHistory
+	(*ReportHistoryResponse)(nil),     // 36: hawser.v1.ReportHistoryResponse
+	(*DeviceEvent)(nil),               // 37: hawser.v1.DeviceEvent
+	(*ReportIncidentRequest)(nil),     // 38: hawser.v1.ReportIncidentRequest
+	(*ReportIncidentResponse)(nil),    // 39: hawser.v1.ReportIncidentResponse
+	(*ReportCloneRequest)(nil),        // 40: hawser.v1.ReportCloneRequest
+	(*ReportCloneResponse)(nil),       // 41: hawser.v1.ReportCloneResponse
+	(*SignTimeRequest)(nil),           // 42: hawser.v1.SignTimeRequest
+	(*SignTimeResponse)(nil),          // 43: hawser.v1.SignTimeResponse
+	(*AppendRecordingRequest)(nil),    // 44: hawser.v1.AppendRecordingRequest
+	(*Chunk)(nil),                     // 45: hawser.v1.Chunk
+	(*AppendRecordingResponse)(nil),   // 46: hawser.v1.AppendRecordingResponse
+	(*CloseRecordingRequest)(nil),     // 47: hawser.v1.CloseRecordingRequest
+	(*CloseRecordingResponse)(nil),    // 48: hawser.v1.CloseRecordingResponse
+	(*WhoamiRequest)(nil),             // 49: hawser.v1.WhoamiRequest
+	(*WhoamiResponse)(nil),            // 50: hawser.v1.WhoamiResponse
+	(*RenewMyselfRequest)(nil),        // 51: hawser.v1.RenewMyselfRequest
+	(*UserCredentials)(nil),           // 52: hawser.v1.UserCredentials
+	(*CreateTokenRequest)(nil),        // 53: hawser.v1.CreateTokenRequest
+	(*CreateTokenResponse)(nil),       // 54: hawser.v1.CreateTokenResponse
+	(*ListTokensRequest)(nil),         // 55: hawser.v1.ListTokensRequest
+	(*ListTokensResponse)(nil),        // 56: hawser.v1.ListTokensResponse
+	(*Token)(nil),                     // 57: hawser.v1.Token
+	(*RemoveTokenRequest)(nil),        // 58: hawser.v1.RemoveTokenRequest
+	(*RemoveTokenResponse)(nil),       // 59: hawser.v1.RemoveTokenResponse
+	(*ListDevicesRequest)(nil),        // 60: hawser.v1.ListDevicesRequest
+	(*ListDevicesResponse)(nil),       // 61: hawser.v1.ListDevicesResponse
+	(*Device)(nil),                    // 62: hawser.v1.Device
+	(*Behind)(nil),                    // 63: hawser.v1.Behind
+	(*Tunnel)(nil),                    // 64: hawser.v1.Tunnel
+	(*GetDeviceRequest)(nil),          // 65: hawser.v1.GetDeviceRequest
+	(*RemoveDeviceRequest)(nil),       // 66: hawser.v1.RemoveDeviceRequest
+	(*RemoveDeviceResponse)(nil),      // 67: hawser.v1.RemoveDeviceResponse
+	(*ListHubsRequest)(nil),           // 68: hawser.v1.ListHubsRequest
+	(*ListHubsResponse)(nil),          // 69: hawser.v1.ListHubsResponse
+	(*RemoveHubRequest)(nil),          // 70: hawser.v1.RemoveHubRequest
+	(*RemoveHubResponse)(nil),         // 71: hawser.v1.RemoveHubResponse
+	(*User)(nil),                      // 72: hawser.v1.User
+	(*UserKey)(nil),                   // 73: hawser.v1.UserKey
+	(*AddUserRequest)(nil),            // 74: hawser.v1.AddUserRequest
+	(*ListUsersRequest)(nil),          // 75: hawser.v1.ListUsersRequest
+	(*ListUsersResponse)(nil),         // 76: hawser.v1.ListUsersResponse
+	(*RemoveUserRequest)(nil),         // 77: hawser.v1.RemoveUserRequest
+	(*RemoveUserResponse)(nil),        // 78: hawser.v1.RemoveUserResponse
+	(*ApplyRequest)(nil),              // 79: hawser.v1.ApplyRequest
+	(*ApplyFile)(nil),                 // 80: hawser.v1.ApplyFile
+	(*ApplyResponse)(nil),             // 81: hawser.v1.ApplyResponse
+	(*AppliedResource)(nil),           // 82: hawser.v1.AppliedResource
+	(*GetRequest)(nil),                // 83: hawser.v1.GetRequest
+	(*GetResponse)(nil),               // 84: hawser.v1.GetResponse
+	(*ListRecordingsRequest)(nil),     // 85: hawser.v1.ListRecordingsRequest
+	(*RecordingFilter)(nil),           // 86: hawser.v1.RecordingFilter
+	(*ListRecordingsResponse)(nil),    // 87: hawser.v1.ListRecordingsResponse
+	(*Recording)(nil),                 // 88: hawser.v1.Recording
+	(*RecordingMark)(nil),             // 89: hawser.v1.RecordingMark
+	(*GetRecordingRequest)(nil),       // 90: hawser.v1.GetRecordingRequest
+	(*GetRecordingResponse)(nil),      // 91: hawser.v1.GetRecordingResponse
+	(*ListSessionsRequest)(nil),       // 92: hawser.v1.ListSessionsRequest
+	(*ListSessionsResponse)(nil),      // 93: hawser.v1.ListSessionsResponse
+	(*CapUse)(nil),                    // 94: hawser.v1.CapUse
+	(*Session)(nil),                   // 95: hawser.v1.Session
+	(*KillSessionRequest)(nil),        // 96: hawser.v1.KillSessionRequest
+	(*KillSessionResponse)(nil),       // 97: hawser.v1.KillSessionResponse
+	(*ClusterConfig)(nil),             // 98: hawser.v1.ClusterConfig
+	(*ReportRefusalsRequest)(nil),     // 99: hawser.v1.ReportRefusalsRequest
+	(*ProveLogRequest)(nil),           // 100: hawser.v1.ProveLogRequest
+	(*ReportRefusalsResponse)(nil),    // 101: hawser.v1.ReportRefusalsResponse
+	(*ProveLogResponse)(nil),          // 102: hawser.v1.ProveLogResponse
 }
 var file_hawser_proto_depIdxs = []int32{
-	0,  // 0: hawser.v1.Problem.code:type_name -> hawser.v1.Code
-	3,  // 1: hawser.v1.JoinDeviceRequest.labels:type_name -> hawser.v1.Label
-	3,  // 2: hawser.v1.JoinDeviceRequest.evidence:type_name -> hawser.v1.Label
-	1,  // 3: hawser.v1.AdmitRequest.kind:type_name -> hawser.v1.Kind
-	11, // 4: hawser.v1.AdmitResponse.access:type_name -> hawser.v1.Access
-	13, // 5: hawser.v1.AdmitResponse.refusal:type_name -> hawser.v1.Refusal
-	18, // 6: hawser.v1.WatchResponse.users:type_name -> hawser.v1.WatchUser
-	19, // 7: hawser.v1.WatchResponse.devices:type_name -> hawser.v1.WatchDevice
-	22, // 8: hawser.v1.WatchResponse.hubs:type_name -> hawser.v1.Hub
-	20, // 9: hawser.v1.WatchResponse.locks:type_name -> hawser.v1.Locks
-	21, // 10: hawser.v1.WatchResponse.kills:type_name -> hawser.v1.Kill
-	3,  // 11: hawser.v1.WatchDevice.labels:type_name -> hawser.v1.Label
-	25, // 12: hawser.v1.ReportDevicesRequest.devices:type_name -> hawser.v1.DeviceState
-	28, // 13: hawser.v1.ReportSessionsRequest.sessions:type_name -> hawser.v1.SessionState
-	1,  // 14: hawser.v1.SessionState.kind:type_name -> hawser.v1.Kind
-	30, // 15: hawser.v1.ReportHistoryRequest.histories:type_name -> hawser.v1.DeviceHistory
-	32, // 16: hawser.v1.DeviceHistory.events:type_name -> hawser.v1.DeviceEvent
-	38, // 17: hawser.v1.AppendRecordingRequest.chunks:type_name -> hawser.v1.Chunk
-	22, // 18: hawser.v1.WhoamiResponse.hubs:type_name -> hawser.v1.Hub
-	22, // 19: hawser.v1.UserCredentials.hubs:type_name -> hawser.v1.Hub
-	3,  // 20: hawser.v1.CreateTokenRequest.labels:type_name -> hawser.v1.Label
-	50, // 21: hawser.v1.ListTokensResponse.tokens:type_name -> hawser.v1.Token
-	3,  // 22: hawser.v1.Token.labels:type_name -> hawser.v1.Label
-	55, // 23: hawser.v1.ListDevicesResponse.devices:type_name -> hawser.v1.Device
-	3,  // 24: hawser.v1.Device.labels:type_name -> hawser.v1.Label
-	3,  // 25: hawser.v1.Device.evidence:type_name -> hawser.v1.Label
-	56, // 26: hawser.v1.Device.tunnels:type_name -> hawser.v1.Tunnel
-	32, // 27: hawser.v1.Device.history:type_name -> hawser.v1.DeviceEvent
-	22, // 28: hawser.v1.ListHubsResponse.hubs:type_name -> hawser.v1.Hub
-	65, // 29: hawser.v1.User.keys:type_name -> hawser.v1.UserKey
-	64, // 30: hawser.v1.ListUsersResponse.users:type_name -> hawser.v1.User
-	73, // 31: hawser.v1.ApplyResponse.resources:type_name -> hawser.v1.AppliedResource
-	78, // 32: hawser.v1.ListRecordingsResponse.recordings:type_name -> hawser.v1.Recording
-	78, // 33: hawser.v1.GetRecordingResponse.recording:type_name -> hawser.v1.Recording
-	38, // 34: hawser.v1.GetRecordingResponse.chunks:type_name -> hawser.v1.Chunk
-	83, // 35: hawser.v1.ListSessionsResponse.sessions:type_name -> hawser.v1.Session
-	4,  // 36: hawser.v1.JoinService.JoinHub:input_type -> hawser.v1.JoinHubRequest
-	6,  // 37: hawser.v1.JoinService.RenewHub:input_type -> hawser.v1.RenewHubRequest
-	7,  // 38: hawser.v1.HubService.JoinDevice:input_type -> hawser.v1.JoinDeviceRequest
-	8,  // 39: hawser.v1.HubService.RenewDevice:input_type -> hawser.v1.RenewDeviceRequest
-	10, // 40: hawser.v1.HubService.Admit:input_type -> hawser.v1.AdmitRequest
-	14, // 41: hawser.v1.HubService.Release:input_type -> hawser.v1.ReleaseRequest
-	16, // 42: hawser.v1.HubService.Watch:input_type -> hawser.v1.WatchRequest
-	23, // 43: hawser.v1.HubService.ReportDevices:input_type -> hawser.v1.ReportDevicesRequest
-	26, // 44: hawser.v1.HubService.ReportSessions:input_type -> hawser.v1.ReportSessionsRequest
-	29, // 45: hawser.v1.HubService.ReportHistory:input_type -> hawser.v1.ReportHistoryRequest
-	33, // 46: hawser.v1.HubService.ReportIncident:input_type -> hawser.v1.ReportIncidentRequest
-	35, // 47: hawser.v1.HubService.SignTime:input_type -> hawser.v1.SignTimeRequest
-	37, // 48: hawser.v1.HubService.AppendRecording:input_type -> hawser.v1.AppendRecordingRequest
-	40, // 49: hawser.v1.HubService.CloseRecording:input_type -> hawser.v1.CloseRecordingRequest
-	42, // 50: hawser.v1.AdminService.Whoami:input_type -> hawser.v1.WhoamiRequest
-	44, // 51: hawser.v1.AdminService.RenewMyself:input_type -> hawser.v1.RenewMyselfRequest
-	46, // 52: hawser.v1.AdminService.CreateToken:input_type -> hawser.v1.CreateTokenRequest
-	48, // 53: hawser.v1.AdminService.ListTokens:input_type -> hawser.v1.ListTokensRequest
-	51, // 54: hawser.v1.AdminService.RemoveToken:input_type -> hawser.v1.RemoveTokenRequest
-	53, // 55: hawser.v1.AdminService.ListDevices:input_type -> hawser.v1.ListDevicesRequest
-	57, // 56: hawser.v1.AdminService.GetDevice:input_type -> hawser.v1.GetDeviceRequest
-	58, // 57: hawser.v1.AdminService.RemoveDevice:input_type -> hawser.v1.RemoveDeviceRequest
-	60, // 58: hawser.v1.AdminService.ListHubs:input_type -> hawser.v1.ListHubsRequest
-	62, // 59: hawser.v1.AdminService.RemoveHub:input_type -> hawser.v1.RemoveHubRequest
-	66, // 60: hawser.v1.AdminService.AddUser:input_type -> hawser.v1.AddUserRequest
-	67, // 61: hawser.v1.AdminService.ListUsers:input_type -> hawser.v1.ListUsersRequest
-	69, // 62: hawser.v1.AdminService.RemoveUser:input_type -> hawser.v1.RemoveUserRequest
-	71, // 63: hawser.v1.AdminService.Apply:input_type -> hawser.v1.ApplyRequest
-	74, // 64: hawser.v1.AdminService.Get:input_type -> hawser.v1.GetRequest
-	76, // 65: hawser.v1.AdminService.ListRecordings:input_type -> hawser.v1.ListRecordingsRequest
-	79, // 66: hawser.v1.AdminService.GetRecording:input_type -> hawser.v1.GetRecordingRequest
-	81, // 67: hawser.v1.AdminService.ListSessions:input_type -> hawser.v1.ListSessionsRequest
-	84, // 68: hawser.v1.AdminService.KillSession:input_type -> hawser.v1.KillSessionRequest
-	5,  // 69: hawser.v1.JoinService.JoinHub:output_type -> hawser.v1.JoinHubResponse
-	5,  // 70: hawser.v1.JoinService.RenewHub:output_type -> hawser.v1.JoinHubResponse
-	9,  // 71: hawser.v1.HubService.JoinDevice:output_type -> hawser.v1.DeviceCredentials
-	9,  // 72: hawser.v1.HubService.RenewDevice:output_type -> hawser.v1.DeviceCredentials
-	12, // 73: hawser.v1.HubService.Admit:output_type -> hawser.v1.AdmitResponse
-	15, // 74: hawser.v1.HubService.Release:output_type -> hawser.v1.ReleaseResponse
-	17, // 75: hawser.v1.HubService.Watch:output_type -> hawser.v1.WatchResponse
-	24, // 76: hawser.v1.HubService.ReportDevices:output_type -> hawser.v1.ReportDevicesResponse
-	27, // 77: hawser.v1.HubService.ReportSessions:output_type -> hawser.v1.ReportSessionsResponse
-	31, // 78: hawser.v1.HubService.ReportHistory:output_type -> hawser.v1.ReportHistoryResponse
-	34, // 79: hawser.v1.HubService.ReportIncident:output_type -> hawser.v1.ReportIncidentResponse
-	36, // 80: hawser.v1.HubService.SignTime:output_type -> hawser.v1.SignTimeResponse
-	39, // 81: hawser.v1.HubService.AppendRecording:output_type -> hawser.v1.AppendRecordingResponse
-	41, // 82: hawser.v1.HubService.CloseRecording:output_type -> hawser.v1.CloseRecordingResponse
-	43, // 83: hawser.v1.AdminService.Whoami:output_type -> hawser.v1.WhoamiResponse
-	45, // 84: hawser.v1.AdminService.RenewMyself:output_type -> hawser.v1.UserCredentials
-	47, // 85: hawser.v1.AdminService.CreateToken:output_type -> hawser.v1.CreateTokenResponse
-	49, // 86: hawser.v1.AdminService.ListTokens:output_type -> hawser.v1.ListTokensResponse
-	52, // 87: hawser.v1.AdminService.RemoveToken:output_type -> hawser.v1.RemoveTokenResponse
-	54, // 88: hawser.v1.AdminService.ListDevices:output_type -> hawser.v1.ListDevicesResponse
-	55, // 89: hawser.v1.AdminService.GetDevice:output_type -> hawser.v1.Device
-	59, // 90: hawser.v1.AdminService.RemoveDevice:output_type -> hawser.v1.RemoveDeviceResponse
-	61, // 91: hawser.v1.AdminService.ListHubs:output_type -> hawser.v1.ListHubsResponse
-	63, // 92: hawser.v1.AdminService.RemoveHub:output_type -> hawser.v1.RemoveHubResponse
-	64, // 93: hawser.v1.AdminService.AddUser:output_type -> hawser.v1.User
-	68, // 94: hawser.v1.AdminService.ListUsers:output_type -> hawser.v1.ListUsersResponse
-	70, // 95: hawser.v1.AdminService.RemoveUser:output_type -> hawser.v1.RemoveUserResponse
-	72, // 96: hawser.v1.AdminService.Apply:output_type -> hawser.v1.ApplyResponse
-	75, // 97: hawser.v1.AdminService.Get:output_type -> hawser.v1.GetResponse
-	77, // 98: hawser.v1.AdminService.ListRecordings:output_type -> hawser.v1.ListRecordingsResponse
-	80, // 99: hawser.v1.AdminService.GetRecording:output_type -> hawser.v1.GetRecordingResponse
-	82, // 100: hawser.v1.AdminService.ListSessions:output_type -> hawser.v1.ListSessionsResponse
-	85, // 101: hawser.v1.AdminService.KillSession:output_type -> hawser.v1.KillSessionResponse
-	69, // [69:102] is the sub-list for method output_type
-	36, // [36:69] is the sub-list for method input_type
-	36, // [36:36] is the sub-list for extension type_name
-	36, // [36:36] is the sub-list for extension extendee
-	0,  // [0:36] is the sub-list for field type_name
+	0,   // 0: hawser.v1.Problem.code:type_name -> hawser.v1.Code
+	3,   // 1: hawser.v1.JoinDeviceRequest.labels:type_name -> hawser.v1.Label
+	3,   // 2: hawser.v1.JoinDeviceRequest.evidence:type_name -> hawser.v1.Label
+	1,   // 3: hawser.v1.AdmitRequest.kind:type_name -> hawser.v1.Kind
+	11,  // 4: hawser.v1.AdmitResponse.access:type_name -> hawser.v1.Access
+	13,  // 5: hawser.v1.AdmitResponse.refusal:type_name -> hawser.v1.Refusal
+	20,  // 6: hawser.v1.WatchResponse.users:type_name -> hawser.v1.WatchUser
+	21,  // 7: hawser.v1.WatchResponse.devices:type_name -> hawser.v1.WatchDevice
+	25,  // 8: hawser.v1.WatchResponse.hubs:type_name -> hawser.v1.Hub
+	22,  // 9: hawser.v1.WatchResponse.locks:type_name -> hawser.v1.Locks
+	23,  // 10: hawser.v1.WatchResponse.kills:type_name -> hawser.v1.Kill
+	98,  // 11: hawser.v1.WatchResponse.config:type_name -> hawser.v1.ClusterConfig
+	24,  // 12: hawser.v1.WatchResponse.tells:type_name -> hawser.v1.Tell
+	3,   // 13: hawser.v1.WatchDevice.labels:type_name -> hawser.v1.Label
+	28,  // 14: hawser.v1.ReportDevicesRequest.devices:type_name -> hawser.v1.DeviceState
+	31,  // 15: hawser.v1.ReportSessionsRequest.sessions:type_name -> hawser.v1.SessionState
+	1,   // 16: hawser.v1.SessionState.kind:type_name -> hawser.v1.Kind
+	35,  // 17: hawser.v1.ReportHistoryRequest.histories:type_name -> hawser.v1.DeviceHistory
+	37,  // 18: hawser.v1.DeviceHistory.events:type_name -> hawser.v1.DeviceEvent
+	45,  // 19: hawser.v1.AppendRecordingRequest.chunks:type_name -> hawser.v1.Chunk
+	25,  // 20: hawser.v1.WhoamiResponse.hubs:type_name -> hawser.v1.Hub
+	25,  // 21: hawser.v1.UserCredentials.hubs:type_name -> hawser.v1.Hub
+	3,   // 22: hawser.v1.CreateTokenRequest.labels:type_name -> hawser.v1.Label
+	57,  // 23: hawser.v1.ListTokensResponse.tokens:type_name -> hawser.v1.Token
+	3,   // 24: hawser.v1.Token.labels:type_name -> hawser.v1.Label
+	62,  // 25: hawser.v1.ListDevicesResponse.devices:type_name -> hawser.v1.Device
+	3,   // 26: hawser.v1.Device.labels:type_name -> hawser.v1.Label
+	3,   // 27: hawser.v1.Device.evidence:type_name -> hawser.v1.Label
+	64,  // 28: hawser.v1.Device.tunnels:type_name -> hawser.v1.Tunnel
+	37,  // 29: hawser.v1.Device.history:type_name -> hawser.v1.DeviceEvent
+	63,  // 30: hawser.v1.Device.behind:type_name -> hawser.v1.Behind
+	25,  // 31: hawser.v1.ListHubsResponse.hubs:type_name -> hawser.v1.Hub
+	73,  // 32: hawser.v1.User.keys:type_name -> hawser.v1.UserKey
+	72,  // 33: hawser.v1.ListUsersResponse.users:type_name -> hawser.v1.User
+	80,  // 34: hawser.v1.ApplyRequest.files:type_name -> hawser.v1.ApplyFile
+	82,  // 35: hawser.v1.ApplyResponse.resources:type_name -> hawser.v1.AppliedResource
+	86,  // 36: hawser.v1.ListRecordingsRequest.filter:type_name -> hawser.v1.RecordingFilter
+	88,  // 37: hawser.v1.ListRecordingsResponse.recordings:type_name -> hawser.v1.Recording
+	89,  // 38: hawser.v1.Recording.hold:type_name -> hawser.v1.RecordingMark
+	89,  // 39: hawser.v1.Recording.removed:type_name -> hawser.v1.RecordingMark
+	88,  // 40: hawser.v1.GetRecordingResponse.recording:type_name -> hawser.v1.Recording
+	45,  // 41: hawser.v1.GetRecordingResponse.chunks:type_name -> hawser.v1.Chunk
+	95,  // 42: hawser.v1.ListSessionsResponse.sessions:type_name -> hawser.v1.Session
+	94,  // 43: hawser.v1.ListSessionsResponse.caps:type_name -> hawser.v1.CapUse
+	4,   // 44: hawser.v1.JoinService.JoinHub:input_type -> hawser.v1.JoinHubRequest
+	6,   // 45: hawser.v1.JoinService.RenewHub:input_type -> hawser.v1.RenewHubRequest
+	7,   // 46: hawser.v1.HubService.JoinDevice:input_type -> hawser.v1.JoinDeviceRequest
+	8,   // 47: hawser.v1.HubService.RenewDevice:input_type -> hawser.v1.RenewDeviceRequest
+	10,  // 48: hawser.v1.HubService.Admit:input_type -> hawser.v1.AdmitRequest
+	14,  // 49: hawser.v1.HubService.CheckSecondFactor:input_type -> hawser.v1.CheckSecondFactorRequest
+	16,  // 50: hawser.v1.HubService.Release:input_type -> hawser.v1.ReleaseRequest
+	18,  // 51: hawser.v1.HubService.Watch:input_type -> hawser.v1.WatchRequest
+	26,  // 52: hawser.v1.HubService.ReportDevices:input_type -> hawser.v1.ReportDevicesRequest
+	29,  // 53: hawser.v1.HubService.ReportSessions:input_type -> hawser.v1.ReportSessionsRequest
+	34,  // 54: hawser.v1.HubService.ReportHistory:input_type -> hawser.v1.ReportHistoryRequest
+	38,  // 55: hawser.v1.HubService.ReportIncident:input_type -> hawser.v1.ReportIncidentRequest
+	99,  // 56: hawser.v1.HubService.ReportRefusals:input_type -> hawser.v1.ReportRefusalsRequest
+	100, // 57: hawser.v1.HubService.ProveLog:input_type -> hawser.v1.ProveLogRequest
+	32,  // 58: hawser.v1.HubService.ReportRevisions:input_type -> hawser.v1.ReportRevisionsRequest
+	40,  // 59: hawser.v1.HubService.ReportClone:input_type -> hawser.v1.ReportCloneRequest
+	42,  // 60: hawser.v1.HubService.SignTime:input_type -> hawser.v1.SignTimeRequest
+	44,  // 61: hawser.v1.HubService.AppendRecording:input_type -> hawser.v1.AppendRecordingRequest
+	47,  // 62: hawser.v1.HubService.CloseRecording:input_type -> hawser.v1.CloseRecordingRequest
+	49,  // 63: hawser.v1.AdminService.Whoami:input_type -> hawser.v1.WhoamiRequest
+	51,  // 64: hawser.v1.AdminService.RenewMyself:input_type -> hawser.v1.RenewMyselfRequest
+	53,  // 65: hawser.v1.AdminService.CreateToken:input_type -> hawser.v1.CreateTokenRequest
+	55,  // 66: hawser.v1.AdminService.ListTokens:input_type -> hawser.v1.ListTokensRequest
+	58,  // 67: hawser.v1.AdminService.RemoveToken:input_type -> hawser.v1.RemoveTokenRequest
+	60,  // 68: hawser.v1.AdminService.ListDevices:input_type -> hawser.v1.ListDevicesRequest
+	65,  // 69: hawser.v1.AdminService.GetDevice:input_type -> hawser.v1.GetDeviceRequest
+	66,  // 70: hawser.v1.AdminService.RemoveDevice:input_type -> hawser.v1.RemoveDeviceRequest
+	68,  // 71: hawser.v1.AdminService.ListHubs:input_type -> hawser.v1.ListHubsRequest
+	70,  // 72: hawser.v1.AdminService.RemoveHub:input_type -> hawser.v1.RemoveHubRequest
+	74,  // 73: hawser.v1.AdminService.AddUser:input_type -> hawser.v1.AddUserRequest
+	75,  // 74: hawser.v1.AdminService.ListUsers:input_type -> hawser.v1.ListUsersRequest
+	77,  // 75: hawser.v1.AdminService.RemoveUser:input_type -> hawser.v1.RemoveUserRequest
+	79,  // 76: hawser.v1.AdminService.Apply:input_type -> hawser.v1.ApplyRequest
+	83,  // 77: hawser.v1.AdminService.Get:input_type -> hawser.v1.GetRequest
+	85,  // 78: hawser.v1.AdminService.ListRecordings:input_type -> hawser.v1.ListRecordingsRequest
+	90,  // 79: hawser.v1.AdminService.GetRecording:input_type -> hawser.v1.GetRecordingRequest
+	92,  // 80: hawser.v1.AdminService.ListSessions:input_type -> hawser.v1.ListSessionsRequest
+	96,  // 81: hawser.v1.AdminService.KillSession:input_type -> hawser.v1.KillSessionRequest
+	5,   // 82: hawser.v1.JoinService.JoinHub:output_type -> hawser.v1.JoinHubResponse
+	5,   // 83: hawser.v1.JoinService.RenewHub:output_type -> hawser.v1.JoinHubResponse
+	9,   // 84: hawser.v1.HubService.JoinDevice:output_type -> hawser.v1.DeviceCredentials
+	9,   // 85: hawser.v1.HubService.RenewDevice:output_type -> hawser.v1.DeviceCredentials
+	12,  // 86: hawser.v1.HubService.Admit:output_type -> hawser.v1.AdmitResponse
+	15,  // 87: hawser.v1.HubService.CheckSecondFactor:output_type -> hawser.v1.CheckSecondFactorResponse
+	17,  // 88: hawser.v1.HubService.Release:output_type -> hawser.v1.ReleaseResponse
+	19,  // 89: hawser.v1.HubService.Watch:output_type -> hawser.v1.WatchResponse
+	27,  // 90: hawser.v1.HubService.ReportDevices:output_type -> hawser.v1.ReportDevicesResponse
+	30,  // 91: hawser.v1.HubService.ReportSessions:output_type -> hawser.v1.ReportSessionsResponse
+	36,  // 92: hawser.v1.HubService.ReportHistory:output_type -> hawser.v1.ReportHistoryResponse
+	39,  // 93: hawser.v1.HubService.ReportIncident:output_type -> hawser.v1.ReportIncidentResponse
+	101, // 94: hawser.v1.HubService.ReportRefusals:output_type -> hawser.v1.ReportRefusalsResponse
+	102, // 95: hawser.v1.HubService.ProveLog:output_type -> hawser.v1.ProveLogResponse
+	33,  // 96: hawser.v1.HubService.ReportRevisions:output_type -> hawser.v1.ReportRevisionsResponse
+	41,  // 97: hawser.v1.HubService.ReportClone:output_type -> hawser.v1.ReportCloneResponse
+	43,  // 98: hawser.v1.HubService.SignTime:output_type -> hawser.v1.SignTimeResponse
+	46,  // 99: hawser.v1.HubService.AppendRecording:output_type -> hawser.v1.AppendRecordingResponse
+	48,  // 100: hawser.v1.HubService.CloseRecording:output_type -> hawser.v1.CloseRecordingResponse
+	50,  // 101: hawser.v1.AdminService.Whoami:output_type -> hawser.v1.WhoamiResponse
+	52,  // 102: hawser.v1.AdminService.RenewMyself:output_type -> hawser.v1.UserCredentials
+	54,  // 103: hawser.v1.AdminService.CreateToken:output_type -> hawser.v1.CreateTokenResponse
+	56,  // 104: hawser.v1.AdminService.ListTokens:output_type -> hawser.v1.ListTokensResponse
+	59,  // 105: hawser.v1.AdminService.RemoveToken:output_type -> hawser.v1.RemoveTokenResponse
+	61,  // 106: hawser.v1.AdminService.ListDevices:output_type -> hawser.v1.ListDevicesResponse
+	62,  // 107: hawser.v1.AdminService.GetDevice:output_type -> hawser.v1.Device
+	67,  // 108: hawser.v1.AdminService.RemoveDevice:output_type -> hawser.v1.RemoveDeviceResponse
+	69,  // 109: hawser.v1.AdminService.ListHubs:output_type -> hawser.v1.ListHubsResponse
+	71,  // 110: hawser.v1.AdminService.RemoveHub:output_type -> hawser.v1.RemoveHubResponse
+	72,  // 111: hawser.v1.AdminService.AddUser:output_type -> hawser.v1.User
+	76,  // 112: hawser.v1.AdminService.ListUsers:output_type -> hawser.v1.ListUsersResponse
+	78,  // 113: hawser.v1.AdminService.RemoveUser:output_type -> hawser.v1.RemoveUserResponse
+	81,  // 114: hawser.v1.AdminService.Apply:output_type -> hawser.v1.ApplyResponse
+	84,  // 115: hawser.v1.AdminService.Get:output_type -> hawser.v1.GetResponse
+	87,  // 116: hawser.v1.AdminService.ListRecordings:output_type -> hawser.v1.ListRecordingsResponse
+	91,  // 117: hawser.v1.AdminService.GetRecording:output_type -> hawser.v1.GetRecordingResponse
+	93,  // 118: hawser.v1.AdminService.ListSessions:output_type -> hawser.v1.ListSessionsResponse
+	97,  // 119: hawser.v1.AdminService.KillSession:output_type -> hawser.v1.KillSessionResponse
+	82,  // [82:120] is the sub-list for method output_type
+	44,  // [44:82] is the sub-list for method input_type
+	44,  // [44:44] is the sub-list for extension type_name
+	44,  // [44:44] is the sub-list for extension extendee
+	0,   // [0:44] is the sub-list for field type_name
 }
 
 func init() { file_hawser_proto_init() }
@@ -6570,13 +8701,15 @@ func file_hawser_proto_init() {
 	if File_hawser_proto != nil {
 		return
 	}
+	file_audit_proto_init()
+	file_policy_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hawser_proto_rawDesc), len(file_hawser_proto_rawDesc)),
 			NumEnums:      2,
-			NumMessages:   84,
+			NumMessages:   96,
 			NumExtensions: 0,
 			NumServices:   3,
 		},

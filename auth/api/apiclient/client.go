@@ -16,6 +16,7 @@ import (
 
 	"hawser/auth/api/apiconnect"
 	"hawser/auth/ca"
+	"hawser/tunnel"
 )
 
 const (
@@ -69,6 +70,11 @@ func verify(chain []*x509.Certificate, trust *ca.Trust, now func() time.Time) er
 type Options struct {
 	// Addr is the auth service's host:port.
 	Addr string
+	// More are host:port at which it is reached as well: its own, or tunnel addresses of hubs, which pass TLS on to it. They are tried in
+	// turn, and from then on the one that answered first. With More, Addr may be empty.
+	More []string
+	// Reached, unless nil, is told by which address a connection was made.
+	Reached func(addr string)
 	// Verify is required.
 	Verify Verify
 	// Certificate returns what to present: a member's, or a joiner's self-signed
@@ -82,9 +88,25 @@ type Options struct {
 // Client has one connection to the auth service, dialled when needed and again
 // after it was lost. Safe for concurrent use.
 type Client struct {
-	Join  apiconnect.JoinServiceClient
-	Hub   apiconnect.HubServiceClient
-	Admin apiconnect.AdminServiceClient
+	Join      apiconnect.JoinServiceClient
+	Hub       apiconnect.HubServiceClient
+	Place     apiconnect.PlaceServiceClient
+	Presence  apiconnect.PresenceServiceClient
+	Admin     apiconnect.AdminServiceClient
+	Login     apiconnect.LoginServiceClient
+	User      apiconnect.UserServiceClient
+	Policy    apiconnect.PolicyServiceClient
+	CA        apiconnect.CAServiceClient
+	Device    apiconnect.DeviceServiceClient
+	Target    apiconnect.TargetServiceClient
+	Lock      apiconnect.LockServiceClient
+	Audit     apiconnect.AuditServiceClient
+	Backup    apiconnect.BackupServiceClient
+	Recording apiconnect.RecordingServiceClient
+	Search    apiconnect.SearchServiceClient
+	Forward   apiconnect.ForwardServiceClient
+	Replay    apiconnect.ReplayServiceClient
+	Sharing   apiconnect.SharingServiceClient
 
 	transport *renewable
 }
@@ -112,11 +134,19 @@ func Dial(o Options) (*Client, error) {
 	if o.Verify == nil {
 		return nil, errors.New("apiclient: no Verify")
 	}
-	if _, _, err := net.SplitHostPort(o.Addr); err != nil {
-		return nil, fmt.Errorf("auth address %q: %w", o.Addr, err)
+	addrs := o.More
+	if o.Addr != "" || len(addrs) == 0 {
+		addrs = append([]string{o.Addr}, addrs...)
+	}
+	for _, a := range addrs {
+		if _, _, err := net.SplitHostPort(a); err != nil {
+			return nil, fmt.Errorf("auth address %q: %w", a, err)
+		}
 	}
 	tc := &tls.Config{
 		MinVersion: tls.VersionTLS13,
+		// By the first a hub knows what to pass on; auth answers with the second.
+		NextProtos: []string{tunnel.ALPNAPI, "h2", "http/1.1"},
 		// Names prove nothing here: the chain is judged under the cluster's own CA.
 		InsecureSkipVerify: true,
 		VerifyConnection: func(cs tls.ConnectionState) error {
@@ -135,23 +165,38 @@ func Dial(o Options) (*Client, error) {
 	if dial == nil {
 		dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
 	}
+	d := &dialer{addrs: addrs, tls: tc, dial: dial, told: o.Reached}
 	transport := &renewable{fresh: func() *http.Transport {
 		return &http.Transport{
-			DialContext:         dial,
-			TLSClientConfig:     tc.Clone(),
-			TLSHandshakeTimeout: dialTimeout,
-			ForceAttemptHTTP2:   true,
-			IdleConnTimeout:     idleClose,
-			HTTP2:               &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+			DialTLSContext:    d.dialTLS,
+			ForceAttemptHTTP2: true,
+			IdleConnTimeout:   idleClose,
+			HTTP2:             &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 		}
 	}}
 	transport.replace()
 	hc := &http.Client{Transport: transport}
-	base := "https://" + o.Addr
+	base := "https://" + addrs[0]
 	return &Client{
 		Join:      apiconnect.NewJoinServiceClient(hc, base),
 		Hub:       apiconnect.NewHubServiceClient(hc, base),
+		Place:     apiconnect.NewPlaceServiceClient(hc, base),
+		Presence:  apiconnect.NewPresenceServiceClient(hc, base),
 		Admin:     apiconnect.NewAdminServiceClient(hc, base),
+		Login:     apiconnect.NewLoginServiceClient(hc, base),
+		User:      apiconnect.NewUserServiceClient(hc, base),
+		Policy:    apiconnect.NewPolicyServiceClient(hc, base),
+		CA:        apiconnect.NewCAServiceClient(hc, base),
+		Device:    apiconnect.NewDeviceServiceClient(hc, base),
+		Target:    apiconnect.NewTargetServiceClient(hc, base),
+		Lock:      apiconnect.NewLockServiceClient(hc, base),
+		Audit:     apiconnect.NewAuditServiceClient(hc, base),
+		Backup:    apiconnect.NewBackupServiceClient(hc, base),
+		Recording: apiconnect.NewRecordingServiceClient(hc, base),
+		Search:    apiconnect.NewSearchServiceClient(hc, base),
+		Forward:   apiconnect.NewForwardServiceClient(hc, base),
+		Replay:    apiconnect.NewReplayServiceClient(hc, base),
+		Sharing:   apiconnect.NewSharingServiceClient(hc, base),
 		transport: transport,
 	}, nil
 }

@@ -54,6 +54,9 @@ const (
 	HubServiceRenewDeviceProcedure = "/hawser.v1.HubService/RenewDevice"
 	// HubServiceAdmitProcedure is the fully-qualified name of the HubService's Admit RPC.
 	HubServiceAdmitProcedure = "/hawser.v1.HubService/Admit"
+	// HubServiceCheckSecondFactorProcedure is the fully-qualified name of the HubService's
+	// CheckSecondFactor RPC.
+	HubServiceCheckSecondFactorProcedure = "/hawser.v1.HubService/CheckSecondFactor"
 	// HubServiceReleaseProcedure is the fully-qualified name of the HubService's Release RPC.
 	HubServiceReleaseProcedure = "/hawser.v1.HubService/Release"
 	// HubServiceWatchProcedure is the fully-qualified name of the HubService's Watch RPC.
@@ -70,6 +73,16 @@ const (
 	// HubServiceReportIncidentProcedure is the fully-qualified name of the HubService's ReportIncident
 	// RPC.
 	HubServiceReportIncidentProcedure = "/hawser.v1.HubService/ReportIncident"
+	// HubServiceReportRefusalsProcedure is the fully-qualified name of the HubService's ReportRefusals
+	// RPC.
+	HubServiceReportRefusalsProcedure = "/hawser.v1.HubService/ReportRefusals"
+	// HubServiceProveLogProcedure is the fully-qualified name of the HubService's ProveLog RPC.
+	HubServiceProveLogProcedure = "/hawser.v1.HubService/ProveLog"
+	// HubServiceReportRevisionsProcedure is the fully-qualified name of the HubService's
+	// ReportRevisions RPC.
+	HubServiceReportRevisionsProcedure = "/hawser.v1.HubService/ReportRevisions"
+	// HubServiceReportCloneProcedure is the fully-qualified name of the HubService's ReportClone RPC.
+	HubServiceReportCloneProcedure = "/hawser.v1.HubService/ReportClone"
 	// HubServiceSignTimeProcedure is the fully-qualified name of the HubService's SignTime RPC.
 	HubServiceSignTimeProcedure = "/hawser.v1.HubService/SignTime"
 	// HubServiceAppendRecordingProcedure is the fully-qualified name of the HubService's
@@ -235,6 +248,10 @@ type HubServiceClient interface {
 	// Admit asks whether a person may open one session, the forwards of a
 	// connection, or a connection. A refusal is an answer, not an error.
 	Admit(context.Context, *connect.Request[api.AdmitRequest]) (*connect.Response[api.AdmitResponse], error)
+	// CheckSecondFactor holds a code that a person gave this hub against his authenticator. Auth remembers that it was
+	// good for this hub, connection and user, and Admit, which refused with the reason "mfa", then admits. A wrong code
+	// is an answer, not an error; a code is good once.
+	CheckSecondFactor(context.Context, *connect.Request[api.CheckSecondFactorRequest]) (*connect.Response[api.CheckSecondFactorResponse], error)
 	// Release ends what Admit began. Idempotent.
 	Release(context.Context, *connect.Request[api.ReleaseRequest]) (*connect.Response[api.ReleaseResponse], error)
 	// Watch streams what a hub caches. While it is open the hub counts as up; when
@@ -252,6 +269,16 @@ type HubServiceClient interface {
 	// ReportIncident puts something a hub saw go wrong in the cluster into the
 	// audit log. Limited in rate.
 	ReportIncident(context.Context, *connect.Request[api.ReportIncidentRequest]) (*connect.Response[api.ReportIncidentResponse], error)
+	// ReportRefusals puts what a hub refused by itself into the audit log. Limited in rate.
+	ReportRefusals(context.Context, *connect.Request[api.ReportRefusalsRequest]) (*connect.Response[api.ReportRefusalsResponse], error)
+	// ProveLog proves to a hub that keeps a head of the audit log that the log grew from it.
+	ProveLog(context.Context, *connect.Request[api.ProveLogRequest]) (*connect.Response[api.ProveLogResponse], error)
+	// ReportRevisions tells what the hub enforces, when that has changed. Refused
+	// (failed_precondition) unless a Watch of this hub is open.
+	ReportRevisions(context.Context, *connect.Request[api.ReportRevisionsRequest]) (*connect.Response[api.ReportRevisionsResponse], error)
+	// ReportClone says that two machines took turns with one identity at this hub, and asks what is to be done with the
+	// one that came last. Limited in rate.
+	ReportClone(context.Context, *connect.Request[api.ReportCloneRequest]) (*connect.Response[api.ReportCloneResponse], error)
 	// SignTime signs auth's time over an edge's nonce.
 	SignTime(context.Context, *connect.Request[api.SignTimeRequest]) (*connect.Response[api.SignTimeResponse], error)
 	// AppendRecording stores chunks; the reply means they are on disk. Chunks that
@@ -290,6 +317,12 @@ func NewHubServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(hubServiceMethods.ByName("Admit")),
 			connect.WithClientOptions(opts...),
 		),
+		checkSecondFactor: connect.NewClient[api.CheckSecondFactorRequest, api.CheckSecondFactorResponse](
+			httpClient,
+			baseURL+HubServiceCheckSecondFactorProcedure,
+			connect.WithSchema(hubServiceMethods.ByName("CheckSecondFactor")),
+			connect.WithClientOptions(opts...),
+		),
 		release: connect.NewClient[api.ReleaseRequest, api.ReleaseResponse](
 			httpClient,
 			baseURL+HubServiceReleaseProcedure,
@@ -326,6 +359,30 @@ func NewHubServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 			connect.WithSchema(hubServiceMethods.ByName("ReportIncident")),
 			connect.WithClientOptions(opts...),
 		),
+		reportRefusals: connect.NewClient[api.ReportRefusalsRequest, api.ReportRefusalsResponse](
+			httpClient,
+			baseURL+HubServiceReportRefusalsProcedure,
+			connect.WithSchema(hubServiceMethods.ByName("ReportRefusals")),
+			connect.WithClientOptions(opts...),
+		),
+		proveLog: connect.NewClient[api.ProveLogRequest, api.ProveLogResponse](
+			httpClient,
+			baseURL+HubServiceProveLogProcedure,
+			connect.WithSchema(hubServiceMethods.ByName("ProveLog")),
+			connect.WithClientOptions(opts...),
+		),
+		reportRevisions: connect.NewClient[api.ReportRevisionsRequest, api.ReportRevisionsResponse](
+			httpClient,
+			baseURL+HubServiceReportRevisionsProcedure,
+			connect.WithSchema(hubServiceMethods.ByName("ReportRevisions")),
+			connect.WithClientOptions(opts...),
+		),
+		reportClone: connect.NewClient[api.ReportCloneRequest, api.ReportCloneResponse](
+			httpClient,
+			baseURL+HubServiceReportCloneProcedure,
+			connect.WithSchema(hubServiceMethods.ByName("ReportClone")),
+			connect.WithClientOptions(opts...),
+		),
 		signTime: connect.NewClient[api.SignTimeRequest, api.SignTimeResponse](
 			httpClient,
 			baseURL+HubServiceSignTimeProcedure,
@@ -349,18 +406,23 @@ func NewHubServiceClient(httpClient connect.HTTPClient, baseURL string, opts ...
 
 // hubServiceClient implements HubServiceClient.
 type hubServiceClient struct {
-	joinDevice      *connect.Client[api.JoinDeviceRequest, api.DeviceCredentials]
-	renewDevice     *connect.Client[api.RenewDeviceRequest, api.DeviceCredentials]
-	admit           *connect.Client[api.AdmitRequest, api.AdmitResponse]
-	release         *connect.Client[api.ReleaseRequest, api.ReleaseResponse]
-	watch           *connect.Client[api.WatchRequest, api.WatchResponse]
-	reportDevices   *connect.Client[api.ReportDevicesRequest, api.ReportDevicesResponse]
-	reportSessions  *connect.Client[api.ReportSessionsRequest, api.ReportSessionsResponse]
-	reportHistory   *connect.Client[api.ReportHistoryRequest, api.ReportHistoryResponse]
-	reportIncident  *connect.Client[api.ReportIncidentRequest, api.ReportIncidentResponse]
-	signTime        *connect.Client[api.SignTimeRequest, api.SignTimeResponse]
-	appendRecording *connect.Client[api.AppendRecordingRequest, api.AppendRecordingResponse]
-	closeRecording  *connect.Client[api.CloseRecordingRequest, api.CloseRecordingResponse]
+	joinDevice        *connect.Client[api.JoinDeviceRequest, api.DeviceCredentials]
+	renewDevice       *connect.Client[api.RenewDeviceRequest, api.DeviceCredentials]
+	admit             *connect.Client[api.AdmitRequest, api.AdmitResponse]
+	checkSecondFactor *connect.Client[api.CheckSecondFactorRequest, api.CheckSecondFactorResponse]
+	release           *connect.Client[api.ReleaseRequest, api.ReleaseResponse]
+	watch             *connect.Client[api.WatchRequest, api.WatchResponse]
+	reportDevices     *connect.Client[api.ReportDevicesRequest, api.ReportDevicesResponse]
+	reportSessions    *connect.Client[api.ReportSessionsRequest, api.ReportSessionsResponse]
+	reportHistory     *connect.Client[api.ReportHistoryRequest, api.ReportHistoryResponse]
+	reportIncident    *connect.Client[api.ReportIncidentRequest, api.ReportIncidentResponse]
+	reportRefusals    *connect.Client[api.ReportRefusalsRequest, api.ReportRefusalsResponse]
+	proveLog          *connect.Client[api.ProveLogRequest, api.ProveLogResponse]
+	reportRevisions   *connect.Client[api.ReportRevisionsRequest, api.ReportRevisionsResponse]
+	reportClone       *connect.Client[api.ReportCloneRequest, api.ReportCloneResponse]
+	signTime          *connect.Client[api.SignTimeRequest, api.SignTimeResponse]
+	appendRecording   *connect.Client[api.AppendRecordingRequest, api.AppendRecordingResponse]
+	closeRecording    *connect.Client[api.CloseRecordingRequest, api.CloseRecordingResponse]
 }
 
 // JoinDevice calls hawser.v1.HubService.JoinDevice.
@@ -376,6 +438,11 @@ func (c *hubServiceClient) RenewDevice(ctx context.Context, req *connect.Request
 // Admit calls hawser.v1.HubService.Admit.
 func (c *hubServiceClient) Admit(ctx context.Context, req *connect.Request[api.AdmitRequest]) (*connect.Response[api.AdmitResponse], error) {
 	return c.admit.CallUnary(ctx, req)
+}
+
+// CheckSecondFactor calls hawser.v1.HubService.CheckSecondFactor.
+func (c *hubServiceClient) CheckSecondFactor(ctx context.Context, req *connect.Request[api.CheckSecondFactorRequest]) (*connect.Response[api.CheckSecondFactorResponse], error) {
+	return c.checkSecondFactor.CallUnary(ctx, req)
 }
 
 // Release calls hawser.v1.HubService.Release.
@@ -408,6 +475,26 @@ func (c *hubServiceClient) ReportIncident(ctx context.Context, req *connect.Requ
 	return c.reportIncident.CallUnary(ctx, req)
 }
 
+// ReportRefusals calls hawser.v1.HubService.ReportRefusals.
+func (c *hubServiceClient) ReportRefusals(ctx context.Context, req *connect.Request[api.ReportRefusalsRequest]) (*connect.Response[api.ReportRefusalsResponse], error) {
+	return c.reportRefusals.CallUnary(ctx, req)
+}
+
+// ProveLog calls hawser.v1.HubService.ProveLog.
+func (c *hubServiceClient) ProveLog(ctx context.Context, req *connect.Request[api.ProveLogRequest]) (*connect.Response[api.ProveLogResponse], error) {
+	return c.proveLog.CallUnary(ctx, req)
+}
+
+// ReportRevisions calls hawser.v1.HubService.ReportRevisions.
+func (c *hubServiceClient) ReportRevisions(ctx context.Context, req *connect.Request[api.ReportRevisionsRequest]) (*connect.Response[api.ReportRevisionsResponse], error) {
+	return c.reportRevisions.CallUnary(ctx, req)
+}
+
+// ReportClone calls hawser.v1.HubService.ReportClone.
+func (c *hubServiceClient) ReportClone(ctx context.Context, req *connect.Request[api.ReportCloneRequest]) (*connect.Response[api.ReportCloneResponse], error) {
+	return c.reportClone.CallUnary(ctx, req)
+}
+
 // SignTime calls hawser.v1.HubService.SignTime.
 func (c *hubServiceClient) SignTime(ctx context.Context, req *connect.Request[api.SignTimeRequest]) (*connect.Response[api.SignTimeResponse], error) {
 	return c.signTime.CallUnary(ctx, req)
@@ -433,6 +520,10 @@ type HubServiceHandler interface {
 	// Admit asks whether a person may open one session, the forwards of a
 	// connection, or a connection. A refusal is an answer, not an error.
 	Admit(context.Context, *connect.Request[api.AdmitRequest]) (*connect.Response[api.AdmitResponse], error)
+	// CheckSecondFactor holds a code that a person gave this hub against his authenticator. Auth remembers that it was
+	// good for this hub, connection and user, and Admit, which refused with the reason "mfa", then admits. A wrong code
+	// is an answer, not an error; a code is good once.
+	CheckSecondFactor(context.Context, *connect.Request[api.CheckSecondFactorRequest]) (*connect.Response[api.CheckSecondFactorResponse], error)
 	// Release ends what Admit began. Idempotent.
 	Release(context.Context, *connect.Request[api.ReleaseRequest]) (*connect.Response[api.ReleaseResponse], error)
 	// Watch streams what a hub caches. While it is open the hub counts as up; when
@@ -450,6 +541,16 @@ type HubServiceHandler interface {
 	// ReportIncident puts something a hub saw go wrong in the cluster into the
 	// audit log. Limited in rate.
 	ReportIncident(context.Context, *connect.Request[api.ReportIncidentRequest]) (*connect.Response[api.ReportIncidentResponse], error)
+	// ReportRefusals puts what a hub refused by itself into the audit log. Limited in rate.
+	ReportRefusals(context.Context, *connect.Request[api.ReportRefusalsRequest]) (*connect.Response[api.ReportRefusalsResponse], error)
+	// ProveLog proves to a hub that keeps a head of the audit log that the log grew from it.
+	ProveLog(context.Context, *connect.Request[api.ProveLogRequest]) (*connect.Response[api.ProveLogResponse], error)
+	// ReportRevisions tells what the hub enforces, when that has changed. Refused
+	// (failed_precondition) unless a Watch of this hub is open.
+	ReportRevisions(context.Context, *connect.Request[api.ReportRevisionsRequest]) (*connect.Response[api.ReportRevisionsResponse], error)
+	// ReportClone says that two machines took turns with one identity at this hub, and asks what is to be done with the
+	// one that came last. Limited in rate.
+	ReportClone(context.Context, *connect.Request[api.ReportCloneRequest]) (*connect.Response[api.ReportCloneResponse], error)
 	// SignTime signs auth's time over an edge's nonce.
 	SignTime(context.Context, *connect.Request[api.SignTimeRequest]) (*connect.Response[api.SignTimeResponse], error)
 	// AppendRecording stores chunks; the reply means they are on disk. Chunks that
@@ -482,6 +583,12 @@ func NewHubServiceHandler(svc HubServiceHandler, opts ...connect.HandlerOption) 
 		HubServiceAdmitProcedure,
 		svc.Admit,
 		connect.WithSchema(hubServiceMethods.ByName("Admit")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hubServiceCheckSecondFactorHandler := connect.NewUnaryHandler(
+		HubServiceCheckSecondFactorProcedure,
+		svc.CheckSecondFactor,
+		connect.WithSchema(hubServiceMethods.ByName("CheckSecondFactor")),
 		connect.WithHandlerOptions(opts...),
 	)
 	hubServiceReleaseHandler := connect.NewUnaryHandler(
@@ -520,6 +627,30 @@ func NewHubServiceHandler(svc HubServiceHandler, opts ...connect.HandlerOption) 
 		connect.WithSchema(hubServiceMethods.ByName("ReportIncident")),
 		connect.WithHandlerOptions(opts...),
 	)
+	hubServiceReportRefusalsHandler := connect.NewUnaryHandler(
+		HubServiceReportRefusalsProcedure,
+		svc.ReportRefusals,
+		connect.WithSchema(hubServiceMethods.ByName("ReportRefusals")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hubServiceProveLogHandler := connect.NewUnaryHandler(
+		HubServiceProveLogProcedure,
+		svc.ProveLog,
+		connect.WithSchema(hubServiceMethods.ByName("ProveLog")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hubServiceReportRevisionsHandler := connect.NewUnaryHandler(
+		HubServiceReportRevisionsProcedure,
+		svc.ReportRevisions,
+		connect.WithSchema(hubServiceMethods.ByName("ReportRevisions")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hubServiceReportCloneHandler := connect.NewUnaryHandler(
+		HubServiceReportCloneProcedure,
+		svc.ReportClone,
+		connect.WithSchema(hubServiceMethods.ByName("ReportClone")),
+		connect.WithHandlerOptions(opts...),
+	)
 	hubServiceSignTimeHandler := connect.NewUnaryHandler(
 		HubServiceSignTimeProcedure,
 		svc.SignTime,
@@ -546,6 +677,8 @@ func NewHubServiceHandler(svc HubServiceHandler, opts ...connect.HandlerOption) 
 			hubServiceRenewDeviceHandler.ServeHTTP(w, r)
 		case HubServiceAdmitProcedure:
 			hubServiceAdmitHandler.ServeHTTP(w, r)
+		case HubServiceCheckSecondFactorProcedure:
+			hubServiceCheckSecondFactorHandler.ServeHTTP(w, r)
 		case HubServiceReleaseProcedure:
 			hubServiceReleaseHandler.ServeHTTP(w, r)
 		case HubServiceWatchProcedure:
@@ -558,6 +691,14 @@ func NewHubServiceHandler(svc HubServiceHandler, opts ...connect.HandlerOption) 
 			hubServiceReportHistoryHandler.ServeHTTP(w, r)
 		case HubServiceReportIncidentProcedure:
 			hubServiceReportIncidentHandler.ServeHTTP(w, r)
+		case HubServiceReportRefusalsProcedure:
+			hubServiceReportRefusalsHandler.ServeHTTP(w, r)
+		case HubServiceProveLogProcedure:
+			hubServiceProveLogHandler.ServeHTTP(w, r)
+		case HubServiceReportRevisionsProcedure:
+			hubServiceReportRevisionsHandler.ServeHTTP(w, r)
+		case HubServiceReportCloneProcedure:
+			hubServiceReportCloneHandler.ServeHTTP(w, r)
 		case HubServiceSignTimeProcedure:
 			hubServiceSignTimeHandler.ServeHTTP(w, r)
 		case HubServiceAppendRecordingProcedure:
@@ -585,6 +726,10 @@ func (UnimplementedHubServiceHandler) Admit(context.Context, *connect.Request[ap
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hawser.v1.HubService.Admit is not implemented"))
 }
 
+func (UnimplementedHubServiceHandler) CheckSecondFactor(context.Context, *connect.Request[api.CheckSecondFactorRequest]) (*connect.Response[api.CheckSecondFactorResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hawser.v1.HubService.CheckSecondFactor is not implemented"))
+}
+
 func (UnimplementedHubServiceHandler) Release(context.Context, *connect.Request[api.ReleaseRequest]) (*connect.Response[api.ReleaseResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hawser.v1.HubService.Release is not implemented"))
 }
@@ -607,6 +752,22 @@ func (UnimplementedHubServiceHandler) ReportHistory(context.Context, *connect.Re
 
 func (UnimplementedHubServiceHandler) ReportIncident(context.Context, *connect.Request[api.ReportIncidentRequest]) (*connect.Response[api.ReportIncidentResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hawser.v1.HubService.ReportIncident is not implemented"))
+}
+
+func (UnimplementedHubServiceHandler) ReportRefusals(context.Context, *connect.Request[api.ReportRefusalsRequest]) (*connect.Response[api.ReportRefusalsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hawser.v1.HubService.ReportRefusals is not implemented"))
+}
+
+func (UnimplementedHubServiceHandler) ProveLog(context.Context, *connect.Request[api.ProveLogRequest]) (*connect.Response[api.ProveLogResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hawser.v1.HubService.ProveLog is not implemented"))
+}
+
+func (UnimplementedHubServiceHandler) ReportRevisions(context.Context, *connect.Request[api.ReportRevisionsRequest]) (*connect.Response[api.ReportRevisionsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hawser.v1.HubService.ReportRevisions is not implemented"))
+}
+
+func (UnimplementedHubServiceHandler) ReportClone(context.Context, *connect.Request[api.ReportCloneRequest]) (*connect.Response[api.ReportCloneResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("hawser.v1.HubService.ReportClone is not implemented"))
 }
 
 func (UnimplementedHubServiceHandler) SignTime(context.Context, *connect.Request[api.SignTimeRequest]) (*connect.Response[api.SignTimeResponse], error) {
