@@ -18,10 +18,12 @@ import (
 	"hawser/tunnel/wire"
 )
 
-// ALPN names this version of the tunnel; ALPNAPI is the auth API where both share a TCP port.
+// ALPN names this version of the tunnel. ALPNAPI says on the same TCP port that what follows is for auth, whose API takes it for h2; ALPNPass is
+// what a hub speaks with auth to pass such a connection on: a PROXY protocol header, then the person's TLS.
 const (
-	ALPN    = "hawser-tunnel/1"
-	ALPNAPI = "hawser-api/1"
+	ALPN     = "hawser-tunnel/1"
+	ALPNAPI  = "hawser-api/1"
+	ALPNPass = "hawser-pass/1"
 )
 
 // MaxStreams is how many streams a hub may hold open on one tunnel; one more is refused at once.

@@ -19,12 +19,31 @@ type Options struct {
 	Window uint32
 	// PeerWindow is the peer's Window as both sides know it beforehand: bytes, 0 means DefaultWindow.
 	PeerWindow uint32
-	// Tag, where set, is asked for a byte to send with each WINDOW_ADJUST: the state of the terminal that took the input. While it
-	// returns other than 0, input is acknowledged each time all of it was read, however little. Called without locks held.
+	// Tag, where set, is asked for a byte to send with each WINDOW_ADJUST: what the program did with the input that it last read. So that it can
+	// know, input is acknowledged as Read is entered again, after the peer's EOF too; while Tag returns other than 0, however little it was.
+	// Called without locks held.
 	Tag func() byte
 	// OnTag, where set, is called with each WINDOW_ADJUST: the peer's program took n bytes of data, and the peer's tag. Called by the goroutine
 	// that reads the stream; it must not block nor call the Conn.
 	OnTag func(n uint32, tag byte)
+	// Witness, where set, is told what this end took and gave.
+	Witness Witness
+	// Drain makes Close wait for the peer's CLOSE with the readers still at work, so that what the peer sent before it is not lost. Whoever sets it
+	// reads to the end.
+	Drain bool
+}
+
+// Witness is told what passed at this end of a channel, each kind in the order of the wire. Its methods are called with locks held: they do not
+// block, nor call the Conn.
+type Witness interface {
+	// Sent is told of data or stderr that was sent.
+	Sent(stderr bool, b []byte)
+	// Requested is told of a request that was sent, or that came.
+	Requested(sent bool, name string, payload []byte)
+	// Acknowledged is told of a WINDOW_ADJUST for n bytes of data.
+	Acknowledged(n uint32, tag byte)
+	// Last makes the request that is sent right before CLOSE. All that was taken under tag 0 is acknowledged by then.
+	Last() (name string, payload []byte)
 }
 
 const messageHeader = 5
@@ -49,6 +68,9 @@ type Conn struct {
 	rw   io.ReadWriteCloser
 	tag  func() byte
 	tagf func(uint32, byte)
+	wit  Witness
+
+	drain bool
 
 	requests chan *Request
 	done     chan struct{} // closed when the reader has ended
@@ -91,6 +113,8 @@ func New(rw io.ReadWriteCloser, o Options) *Conn {
 		rw:       rw,
 		tag:      o.Tag,
 		tagf:     o.OnTag,
+		wit:      o.Witness,
+		drain:    o.Drain,
 		requests: make(chan *Request, requestQueue),
 		done:     make(chan struct{}),
 		closing:  make(chan struct{}),
@@ -124,6 +148,9 @@ func (c *Conn) read(flow int, p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
 	}
+	if c.tag != nil {
+		c.giveBack(flow, 0)
+	}
 	c.mu.Lock()
 	x := &c.in[flow]
 	if err := c.waitLocked(x); err != nil {
@@ -132,7 +159,9 @@ func (c *Conn) read(flow int, p []byte) (int, error) {
 	}
 	n := x.read(p)
 	c.mu.Unlock()
-	c.giveBack(flow)
+	if c.tag == nil {
+		c.giveBack(flow, 0)
+	}
 	return n, nil
 }
 
@@ -150,7 +179,7 @@ func (c *Conn) writeTo(flow int, w io.Writer) (int64, error) {
 		}
 		f := x.next()
 		c.mu.Unlock()
-		c.giveBack(flow)
+		c.giveBack(flow, 0)
 		n, err := w.Write(f.b)
 		if f.seg != nil {
 			f.seg.Release()
@@ -172,8 +201,11 @@ func (c *Conn) waitLocked(x *inbox) error {
 	return nil
 }
 
-// giveBack sends WINDOW_ADJUST when enough was read. An error here is the stream's, and others will see it.
-func (c *Conn) giveBack(flow int) {
+// Acknowledge sends WINDOW_ADJUST, with the tag of now, for what was read but its last rest bytes: those have the tag of the next Read.
+func (c *Conn) Acknowledge(rest int) { c.giveBack(flowData, rest) }
+
+// giveBack sends WINDOW_ADJUST when enough was read, but for rest bytes of it. An error here is the stream's, and others will see it.
+func (c *Conn) giveBack(flow, rest int) {
 	var tag byte
 	if c.tag != nil {
 		tag = c.tag()
@@ -182,11 +214,21 @@ func (c *Conn) giveBack(flow int) {
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
 	c.mu.Lock()
-	n := c.in[flow].adjust(flow == flowData && tag != 0)
 	dead := c.sentClose
+	n := uint32(0)
+	if !dead {
+		n = c.in[flow].adjust(flow == flowData && tag != 0, c.tag != nil, rest)
+	}
 	c.mu.Unlock()
-	if n == 0 || dead {
-		return
+	if n != 0 {
+		c.adjustHeld(flow, n, tag)
+	}
+}
+
+// adjustHeld sends WINDOW_ADJUST; wmu is held.
+func (c *Conn) adjustHeld(flow int, n uint32, tag byte) {
+	if c.wit != nil && flow == flowData {
+		c.wit.Acknowledged(n, tag)
 	}
 	var m [messageHeader + 9]byte
 	header(m[:], msgWindowAdjust, 9)
@@ -341,6 +383,9 @@ func (c *Conn) request(name string, wantReply bool, payload []byte) (<-chan bool
 	if err := c.sendHeld(msgRequest, m); err != nil {
 		return nil, err
 	}
+	if c.wit != nil {
+		c.wit.Requested(true, name, payload)
+	}
 	return reply, nil
 }
 
@@ -370,15 +415,31 @@ func (c *Conn) Close() error {
 		return nil
 	}
 	defer close(c.finished)
-	close(c.closing) // frees a reader that waits on a full Requests queue
-	timer := time.AfterFunc(closeWait, func() { _ = c.rw.Close() })
-	defer timer.Stop()
+	give := func() { // it frees a reader that waits on a full Requests queue
+		close(c.closing)
+		c.mu.Lock()
+		c.in[flowData].discard(ErrClosed)
+		c.in[flowStderr].discard(ErrClosed)
+		c.mu.Unlock()
+	}
+	gave := make(chan struct{})
+	timer := time.AfterFunc(closeWait, func() {
+		defer close(gave)
+		_ = c.rw.Close()
+		if c.drain {
+			give()
+		}
+	})
 	err := c.sendClose()
-	c.mu.Lock()
-	c.in[flowData].discard(ErrClosed)
-	c.in[flowStderr].discard(ErrClosed)
-	c.mu.Unlock()
+	if !c.drain {
+		give()
+	}
 	<-c.done // without a CLOSE from the peer, the timer ends it
+	if !timer.Stop() {
+		<-gave
+	} else if c.drain {
+		close(c.closing)
+	}
 	_ = c.rw.Close()
 	return err
 }
@@ -394,8 +455,24 @@ func (c *Conn) sendClose() error {
 	if skip || failed {
 		return nil
 	}
+	var tag byte
+	if c.tag != nil {
+		tag = c.tag()
+	}
 	c.wmu.Lock()
 	defer c.wmu.Unlock()
+	if c.wit != nil {
+		c.mu.Lock()
+		n := c.in[flowData].taken
+		c.in[flowData].taken = 0
+		c.mu.Unlock()
+		if n > 0 && tag == 0 {
+			c.adjustHeld(flowData, uint32(n), 0)
+		}
+		if name, payload := c.wit.Last(); len(payload) <= MaxRequest {
+			_ = c.sendHeld(msgRequest, append(append([]byte{0, byte(len(name))}, name...), payload...)) // CLOSE meets the same error
+		}
+	}
 	return c.sendHeld(msgClose, nil)
 }
 
@@ -409,7 +486,11 @@ func (c *Conn) send(typ byte, body []byte) error {
 	if dead {
 		return ErrClosed
 	}
-	return c.sendHeld(typ, body)
+	err := c.sendHeld(typ, body)
+	if err == nil && c.wit != nil {
+		c.wit.Sent(typ == msgExtendedData, body)
+	}
+	return err
 }
 
 type buffersWriter interface {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -205,7 +206,7 @@ func TestBrokenStreamIsAnErrorNotEOF(t *testing.T) {
 	c.Close()
 }
 
-// A keystroke is acknowledged at once with the terminal's tag, so that the hub knows its state.
+// A keystroke is acknowledged with the tag that the terminal has for it once it was taken: as the program comes for the next.
 func TestTagComesWithAcknowledgedInput(t *testing.T) {
 	type ack struct {
 		n   uint32
@@ -213,20 +214,164 @@ func TestTagComesWithAcknowledgedInput(t *testing.T) {
 	}
 	acks := make(chan ack, 10)
 	var tag atomic.Uint32
-	tag.Store(3)
 	hub, edge := pair(t, Options{OnTag: func(n uint32, tag byte) { acks <- ack{n, tag} }},
 		Options{Tag: func() byte { return byte(tag.Load()) }})
-	for range 2 {
+	reads := make(chan []byte)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		for b := make([]byte, 10); ; {
+			n, err := edge.Read(b)
+			if err != nil {
+				close(reads)
+				return
+			}
+			reads <- b[:n]
+			reads <- nil
+		}
+	})
+	for i := range uint32(2) {
 		if _, err := hub.Write([]byte("k")); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := edge.Read(make([]byte, 10)); err != nil {
-			t.Fatal(err)
-		}
-		if got := <-acks; got != (ack{1, byte(tag.Load())}) {
+		<-reads
+		tag.Store(3 + i) // what became of it
+		<-reads
+		if got := <-acks; got != (ack{1, byte(3 + i)}) {
 			t.Errorf("got %v", got)
 		}
-		tag.Add(1)
+	}
+	// Of what was read at once, parts may have become different things.
+	if _, err := hub.Write([]byte("keys")); err != nil {
+		t.Fatal(err)
+	}
+	<-reads
+	tag.Store(5)
+	edge.Acknowledge(3)
+	tag.Store(6)
+	<-reads
+	for _, want := range []ack{{1, 5}, {3, 6}} {
+		if got := <-acks; got != want {
+			t.Errorf("got %v of a part, want %v", got, want)
+		}
+	}
+	if err := errors.Join(hub.CloseWrite(), edge.Close()); err != nil {
+		t.Error(err)
+	}
+	wg.Wait()
+}
+
+// statement is a Witness that says all that it was told.
+type statement struct {
+	mu         sync.Mutex
+	out, err   []byte
+	sent, came []string
+	acked      map[byte]uint32
+}
+
+func (s *statement) Sent(stderr bool, b []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if stderr {
+		s.err = append(s.err, b...)
+	} else {
+		s.out = append(s.out, b...)
+	}
+}
+
+func (s *statement) Requested(sent bool, name string, payload []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if sent {
+		s.sent = append(s.sent, name+string(payload))
+	} else {
+		s.came = append(s.came, name+string(payload))
+	}
+}
+
+func (s *statement) Acknowledged(n uint32, tag byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.acked == nil {
+		s.acked = map[byte]uint32{}
+	}
+	s.acked[tag] += n
+}
+
+func (s *statement) Last() (string, []byte) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return "witness", fmt.Appendf(nil, "%q %q %q %q %v", s.out, s.err, s.sent, s.came, s.acked)
+}
+
+// Whoever closes first, and whatever is written at the time, the last request tells just what the peer has seen, and comes though the peer
+// has closed before.
+func TestTheWitnessSaysWhatPassed(t *testing.T) {
+	for _, first := range []string{"edge", "hub"} {
+		var acked atomic.Uint32
+		w := new(statement)
+		hub, edge := pair(t, Options{Drain: true, OnTag: func(n uint32, _ byte) { acked.Add(n) }},
+			Options{Tag: func() byte { return 0 }, Witness: w})
+		if _, err := hub.Write([]byte("typed")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := hub.StartRequest("shell", nil); err != nil {
+			t.Fatal(err)
+		}
+		if n, err := io.ReadFull(edge, make([]byte, 5)); err != nil {
+			t.Fatal(n, err)
+		}
+		<-edge.Requests()
+		var wg sync.WaitGroup
+		wg.Go(func() { // until it is closed
+			for {
+				if _, err := edge.Write([]byte("output ")); err != nil {
+					return
+				}
+			}
+		})
+		_, _ = edge.Stderr().Write([]byte("oops"))
+		_, _ = edge.SendRequest("exit-status", false, []byte("0"))
+		var seen statement
+		var readers sync.WaitGroup
+		enough := make(chan struct{})
+		readers.Go(func() {
+			b := make([]byte, 1000)
+			for total, open := 0, true; ; {
+				n, err := hub.Read(b)
+				seen.Sent(false, b[:n])
+				if total += n; open && total > 10_000 {
+					open = false
+					close(enough)
+				}
+				if err != nil {
+					return
+				}
+			}
+		})
+		readers.Go(func() { b, _ := io.ReadAll(hub.StderrReader()); seen.Sent(true, b) })
+		last := make(chan string, 1)
+		readers.Go(func() {
+			for r := range hub.Requests() {
+				if r.Type == "witness" {
+					last <- string(r.Payload)
+					continue
+				}
+				seen.Requested(true, r.Type, r.Payload)
+			}
+		})
+		<-enough
+		if first == "edge" {
+			edge.Close()
+		}
+		hub.Close()
+		readers.Wait()
+		wg.Wait()
+		seen.Requested(false, "shell", nil)
+		seen.Acknowledged(acked.Load(), 0)
+		_, want := seen.Last()
+		if got := <-last; got != string(want) || acked.Load() != 5 {
+			t.Errorf("%s closes: the witness of %d bytes differs from the %d seen; %d bytes acknowledged", first, len(got), len(want), acked.Load())
+		}
 	}
 }
 

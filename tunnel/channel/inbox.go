@@ -1,6 +1,7 @@
 package channel
 
 import (
+	"io"
 	"sync"
 
 	"hawser/tunnel/resume"
@@ -111,13 +112,15 @@ func (x *inbox) end(err error) {
 	}
 }
 
-// adjust decides how many bytes to give back to the peer now. prompt asks for it even when they are few.
-func (x *inbox) adjust(prompt bool) uint32 {
-	if x.err != nil || x.taken == 0 || (x.taken < x.full/4 && !(prompt && x.empty())) {
+// adjust decides how many bytes to give back to the peer now. prompt asks for it even when they are few, told even when the peer sends no more
+// and wants only to know. The last rest bytes wait for the next time.
+func (x *inbox) adjust(prompt, told bool, rest int) uint32 {
+	ended := x.err != nil && !(told && x.err == io.EOF)
+	if ended || x.taken <= int64(rest) || (x.taken < x.full/4 && !prompt) {
 		return 0
 	}
-	n := x.taken
-	x.taken = 0
+	n := x.taken - int64(rest)
+	x.taken = int64(rest)
 	x.window += n
 	return uint32(n)
 }

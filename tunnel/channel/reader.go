@@ -244,6 +244,9 @@ func (c *Conn) gotRequest(src *source, n uint32) error {
 			return fmt.Errorf("%w: more than %d requests without a reply", ErrProtocol, maxUnanswered)
 		}
 	}
+	if c.wit != nil {
+		c.wit.Requested(false, r.Type, r.Payload)
+	}
 	select {
 	case <-c.closing: // the program is gone; drop it
 		return nil

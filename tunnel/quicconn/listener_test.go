@@ -86,6 +86,41 @@ func TestPeersOpenStreamsBothWays(t *testing.T) {
 	}
 }
 
+// Three devices without a link, with what was on its way to them unread at their hub, stopped every other stream between the two hubs.
+func TestStreamsNobodyReadsDoNotStopTheOthersOfAPeer(t *testing.T) {
+	a, b := peerPair(t)
+	const unread = 256 << 10 // what an edge takes ahead of its reader
+	for range 64 {
+		s, err := a.OpenStream(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = s.SetWriteDeadline(time.Now().Add(10 * time.Second))
+		if _, err := s.Write(make([]byte, unread)); err != nil {
+			t.Fatalf("write what nobody reads: %v", err)
+		}
+		if _, err := b.AcceptStream(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s, err := a.OpenStream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = s.SetWriteDeadline(time.Now().Add(10 * time.Second))
+	if _, err := s.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	in, err := b.AcceptStream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = in.SetReadDeadline(time.Now().Add(10 * time.Second))
+	if _, err := io.ReadFull(in, make([]byte, 5)); err != nil {
+		t.Errorf("a stream beside those nobody reads: %v", err)
+	}
+}
+
 func isCode(err error, code wire.StreamCode) bool {
 	e, ok := errors.AsType[*tunnel.StreamError](err)
 	return ok && e.Code == code

@@ -73,8 +73,10 @@ func (o Options) config(edge bool) *quic.Config {
 	c.MaxIncomingStreams = peerStreams
 	c.InitialStreamReceiveWindow = 512 << 10
 	c.MaxStreamReceiveWindow = 6 << 20
-	c.InitialConnectionReceiveWindow = 768 << 10
-	c.MaxConnectionReceiveWindow = 15 << 20
+	// A peer's streams are of many devices, and one whose link is down leaves unread what is on its way to it: up to what a device takes
+	// ahead, 256 KiB. With a window of the usual size three such devices stopped the streams of all.
+	c.InitialConnectionReceiveWindow = 64 << 20
+	c.MaxConnectionReceiveWindow = 64 << 20
 	return c
 }
 

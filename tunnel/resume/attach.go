@@ -3,7 +3,6 @@ package resume
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -84,25 +83,13 @@ func ReadAttach(ctx context.Context, att tunnel.Stream) (wire.Attach, error) {
 	return a, nil
 }
 
-// readMessage reads one wire message of at most MaxAttach bytes and nothing behind it.
+// readMessage reads the first message of an attachment.
 func readMessage(r io.Reader) ([]byte, error) {
-	var h [wire.HeaderLen]byte
-	if _, err := io.ReadFull(r, h[:]); err != nil {
-		return nil, err
+	msg, err := tunnel.ReadMessage(r, wire.MaxAttach)
+	if errors.Is(err, wire.ErrMalformed) {
+		err = fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
-	n := binary.BigEndian.Uint32(h[2:])
-	if n > wire.MaxAttach-wire.HeaderLen {
-		return nil, fmt.Errorf("%w: first message of %d bytes", ErrProtocol, n)
-	}
-	msg := make([]byte, wire.HeaderLen+n)
-	copy(msg, h[:])
-	if _, err := io.ReadFull(r, msg[wire.HeaderLen:]); err != nil {
-		if err == io.EOF {
-			err = io.ErrUnexpectedEOF
-		}
-		return nil, err
-	}
-	return msg, nil
+	return msg, err
 }
 
 // Accept takes the stream that a, read from att by ReadAttach, opens. After an error att is the caller's to Refuse.

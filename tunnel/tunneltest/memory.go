@@ -8,6 +8,7 @@ import (
 	"sync"
 
 	"hawser/tunnel"
+	"hawser/tunnel/pipe"
 	"hawser/tunnel/wire"
 )
 
@@ -21,7 +22,7 @@ type memory struct {
 
 	control    chan []byte // to this end; 64, then the sender blocks
 	heartbeats chan []byte // to this end; 32, then the oldest is dropped
-	accepts    chan *memoryStream
+	accepts    chan *pipe.Stream
 
 	mu   *sync.Mutex // shared by both ends: guards open
 	open *int        // streams not yet closed by both ends
@@ -31,7 +32,7 @@ func newMemory() (hub, edge *memory) {
 	mu, open := new(sync.Mutex), new(int)
 	end := func(isHub bool) *memory {
 		m := &memory{hub: isHub, control: make(chan []byte, 64), heartbeats: make(chan []byte, 32),
-			accepts: make(chan *memoryStream, tunnel.MaxStreams), mu: mu, open: open}
+			accepts: make(chan *pipe.Stream, tunnel.MaxStreams), mu: mu, open: open}
 		m.ctx, m.cancel = context.WithCancelCause(context.Background())
 		return m
 	}
@@ -64,16 +65,13 @@ func (m *memory) OpenStream(ctx context.Context) (tunnel.Stream, error) {
 			*m.open--
 		}
 	}
-	toEdge, toHub := newPipe(), newPipe()
-	ours := &memoryStream{m: m, in: toHub, out: toEdge, done: done}
-	theirs := &memoryStream{m: m.peer, in: toEdge, out: toHub, done: done}
-	stop := []func() bool{
-		context.AfterFunc(m.ctx, func() { ours.lost(context.Cause(m.ctx)) }),
-		context.AfterFunc(m.peer.ctx, func() { theirs.lost(context.Cause(m.peer.ctx)) }),
-	}
-	ours.stop, theirs.stop = stop[0], stop[1]
+	var ours, theirs *pipe.Stream
+	var stop [2]func() bool
+	ended := func(end int) func() { return func() { stop[end](); done() } }
 	// As on QUIC, the edge sees the stream with its first byte.
-	ours.announce = sync.OnceFunc(func() { m.peer.accepts <- theirs })
+	ours, theirs = pipe.New(sync.OnceFunc(func() { m.peer.accepts <- theirs }), ended(0), ended(1))
+	stop[0] = context.AfterFunc(m.ctx, func() { ours.Lost(context.Cause(m.ctx)) })
+	stop[1] = context.AfterFunc(m.peer.ctx, func() { theirs.Lost(context.Cause(m.peer.ctx)) })
 	return ours, nil
 }
 

@@ -25,10 +25,11 @@ const (
 	CloseNotRegistered CloseCode = 12 // no valid REGISTER, JOIN or RENEW in time
 	CloseToken         CloseCode = 13 // the join token is wrong, spent or expired
 	CloseUnavailable   CloseCode = 14 // the hub cannot reach what it needs (auth): try again later
+	ClosePending       CloseCode = 15 // the device is not in the cluster yet: a person approves it, or imports its key
 )
 
 var closeNames = [...]string{"normal", "drain", "rate", "auth", "clone", "upgrade", "banned", "superseded", "protocol",
-	"internal", "idle", "expired", "not-registered", "token", "unavailable"}
+	"internal", "idle", "expired", "not-registered", "token", "unavailable", "pending"}
 
 // String returns the code's name as PROTOCOL.md has it.
 func (c CloseCode) String() string {

@@ -37,6 +37,7 @@ func (m *Refused) fields(c *codec) {
 	number(c, 1, &m.Code, 2)
 	c.text(2, &m.Message, maxText)
 	c.duration(3, &m.RetryAfter)
+	c.bytes(4, &m.Order, maxGrant)
 }
 
 func (m *Register) fields(c *codec) {
@@ -61,6 +62,8 @@ func (m *Info) fields(c *codec) {
 	c.u32(8, &m.UID)
 	c.strs(9, &m.Logins, maxLogins, maxLogin)
 	c.flag(10, &m.Restart)
+	c.str(11, &m.Listen, maxAddress)
+	c.flag(12, &m.TunnelOff)
 }
 
 func (m *Ack) fields(c *codec) {
@@ -112,12 +115,18 @@ func (m *PlaceRequest) fields(c *codec) {
 	c.addrPort(7, &m.ClientAddr)
 	c.str(8, &m.Channel, maxVersion)
 	c.text(9, &m.Command, maxCommand)
+	c.flag(10, &m.Direct)
+	c.str(11, &m.Join, maxVersion)
+	c.str(12, &m.JoinMode, maxVersion)
 }
 
 func (m *PlaceReply) fields(c *codec) {
 	c.u32(1, &m.ID)
 	c.bytes(2, &m.Grant, maxGrant)
 	c.text(3, &m.Refusal, maxText)
+	c.u32(4, &m.MaxChannels)
+	c.duration(5, &m.Lease)
+	c.flag(6, &m.Later)
 }
 
 func (m *Release) fields(c *codec) {
@@ -140,7 +149,46 @@ func (m *GoAway) fields(c *codec) {
 
 func (m *HubList) fields(c *codec) { c.bytes(1, &m.Blob, maxBlob) }
 
+func (m *Denial) fields(c *codec) {
+	c.addrPort(1, &m.ClientAddr)
+	c.text(2, &m.Name, maxName)
+	c.text(3, &m.Login, maxLogin)
+	c.text(4, &m.Reason, maxName)
+}
+
+func (m *ControlWanted) fields(*codec) {}
+
+func (m *Forwarded) fields(c *codec) {
+	c.array(1, m.ConnectionID[:])
+	c.bytes(2, &m.Sealed, maxForwarded)
+}
+
+func (m *LogHead) fields(c *codec) {
+	c.u64(1, &m.Size)
+	c.array(2, m.Root[:])
+	c.u64(3, &m.Time)
+	c.bytes(4, &m.Signature, maxSignature)
+	c.u64(5, &m.Older)
+	c.bytes(6, &m.Proof, maxLogProof)
+}
+
+func (m *LogWanted) fields(c *codec) {
+	c.u64(1, &m.Older)
+	c.u64(2, &m.Newer)
+	c.flag(3, &m.Fork)
+	c.array(4, m.Root[:])
+	c.u64(5, &m.Time)
+	c.bytes(6, &m.Signature, maxSignature)
+}
+
 func (m *Kill) fields(c *codec) {
 	c.array(1, m.SessionID[:])
 	c.text(2, &m.Reason, maxText)
+}
+
+func (m *Tell) fields(c *codec) {
+	c.array(1, m.SessionID[:])
+	c.u8(2, &m.What)
+	c.text(3, &m.User, maxLogin)
+	c.text(4, &m.Text, maxText)
 }

@@ -1,5 +1,8 @@
 package wire
 
+// DialMagic is the line by which a hub that has dialled an edge tells that it is one (PROTOCOL.md, section 5.2). The edge is the client of what follows.
+const DialMagic = "HAWSER-TUNNEL/1\n"
+
 // Limits fixed by PROTOCOL.md. A decoder refuses what passes them before it allocates; an encoder (Encode) refuses to
 // send it. They are bytes unless the name says otherwise.
 const (
@@ -24,6 +27,8 @@ const (
 	maxGrant     = 8 << 10  // a signed grant
 	maxCert      = 12 << 10 // one certificate; QUIC carries at most 16 KiB of handshake
 	maxBlob      = 48 << 10 // a blob signed by auth: policy, locks, trust, hub list
+	maxLogProof  = 128 * 32 // hashes of a consistency proof: two paths of a tree of 2^63 leaves
+	maxForwarded = 2 << 10  // a sealed report of a forward
 	maxSignature = 128      // an Ed25519 signature has 64
 
 	maxLabels    = 64 // labels of a device

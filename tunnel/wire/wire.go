@@ -42,6 +42,12 @@ const (
 	TypeHubQuery
 	TypeHubStatus
 	TypeHistory
+	TypeDenial
+	TypeControlWanted
+	TypeLogHead
+	TypeLogWanted
+	TypeForwarded
+	TypeTell
 
 	TypeHeartbeat       Type = 32
 	TypeHeartbeatAnswer Type = 33
@@ -196,6 +202,18 @@ func newMessage(t Type) decodable {
 		return new(HubQuery)
 	case TypeHubStatus:
 		return new(HubStatus)
+	case TypeDenial:
+		return new(Denial)
+	case TypeControlWanted:
+		return new(ControlWanted)
+	case TypeLogHead:
+		return new(LogHead)
+	case TypeLogWanted:
+		return new(LogWanted)
+	case TypeForwarded:
+		return new(Forwarded)
+	case TypeTell:
+		return new(Tell)
 	case TypeHistory:
 		return new(History)
 	case TypePeerHello:

@@ -27,7 +27,7 @@ func nonce(b byte) [32]byte { return [32]byte(bytes.Repeat([]byte{b}, 32)) }
 func examples() []decodable {
 	info := Info{Name: "gw-1", Hostname: "gw-1.lan", AgentVersion: "0.1.0", Arch: "mipsle", OS: "linux",
 		Labels: []Label{{"site", "ber"}, {"empty", ""}}, Addresses: []string{"10.0.0.7", "fe80::1"}, UID: 1000,
-		Logins: []string{"root", "diag"}, Restart: true}
+		Logins: []string{"root", "diag"}, Restart: true, Listen: "0.0.0.0:2222", TunnelOff: true}
 	v4, v6 := netip.MustParseAddrPort("203.0.113.9:50123"), netip.MustParseAddrPort("[2001:db8::9]:22")
 	open := OpenRequest{Grant: []byte("grant"), ClientAddr: v4, ServerAddr: v6, Target: "127.0.0.1:80",
 		Network: NetworkTCP, Parent: id(8), Ticket: 9, RecordingID: id(10), Window: 2 << 20}
@@ -36,15 +36,16 @@ func examples() []decodable {
 		&Join{[]byte("secret"), "gw-1", "gw-1.lan", []Label{{"site", "ber"}}, []Label{{"mac", "02:00:00:00:00:01"}},
 			"arm", "linux", "0.1.0"},
 		&Joined{UUID(id(4)), "gw-1", "example", [][]byte{{1}, {2, 3}}, []byte{4}, []byte{5}, []string{"hub:443"}, 1},
-		&Refused{CloseToken, "the token is spent", 90 * time.Second},
+		&Refused{CloseToken, "the token is spent", 90 * time.Second, []byte("order")},
 		&Register{UUID(id(4)), UUID(id(1)), Incarnation(id(5)), 1, 7, bytes.Repeat([]byte{6}, 64), nonce(7), info},
 		&info,
 		&Ack{Incarnation(id(2)), 25 * time.Second, 5 * time.Second, 128, v4, 11, 12, []byte("time"), []string{"hub:443"}, id(13)},
 		&Policy{[]byte("policy")}, &Locks{3, []byte("locks")}, &Trust{[]byte("trust")}, &Time{[]byte("time")},
 		&PolicyHeld{12, 11, 13}, &Renew{1}, &Renewed{[][]byte{{1}}, []byte{2}, []byte{3}, 2},
-		&PlaceRequest{1, PlaceSession, id(11), id(12), []byte("cert"), "root", v6, "shell", "id"},
-		&PlaceReply{1, []byte("grant"), "no"}, &Release{id(12), -1, "killed"}, &UploadWanted{id(10), []byte("grant")},
-		&GoAway{CloseDrain, "upgrade", time.Second, 2 * time.Minute}, &HubList{[]byte("hubs")}, &Kill{id(12), "locked"},
+		&PlaceRequest{1, PlaceSession, id(11), id(12), []byte("cert"), "root", v6, "shell", "id", true, "0b0b0b", "peer"},
+		&PlaceReply{1, []byte("grant"), "no", 8, 13 * time.Second, true}, &Release{id(12), -1, "killed"}, &UploadWanted{id(10), []byte("grant")},
+		&GoAway{CloseDrain, "upgrade", time.Second, 2 * time.Minute}, &HubList{[]byte("hubs")}, &Kill{id(12), "locked"}, &Tell{id(12), TellOut, "bob", "put out by alice"}, &Denial{netip.MustParseAddrPort("192.0.2.1:4711"), "alice", "root", "expired"}, &ControlWanted{},
+		&LogHead{12345, nonce(3), 1800000000, bytes.Repeat([]byte{6}, 64), 12000, bytes.Repeat([]byte{7}, 64)}, &LogWanted{12000, 12345, true, nonce(3), 1790000000, bytes.Repeat([]byte{6}, 64)}, &Forwarded{id(13), []byte("sealed")},
 		&HubQuery{UUID(id(1))}, &HubStatus{UUID(id(1)), HubGone, Incarnation(id(2)), 16 * time.Second},
 		&History{[]ConnEvent{{EventDNS, 11 * time.Minute, 9 * time.Minute, 14, "hub-1", 1, CloseIdle, "no such host"}, {Kind: EventRegistered}}},
 		&PeerHello{1, UUID(id(1)), "hub-1", "example", Incarnation(id(2)), 1 << 60},

@@ -302,11 +302,24 @@ func (c *conn) ConnectionState() tls.ConnectionState { return c.tc.ConnectionSta
 
 // SetKeepAlive changes how long the connection idles before the kernel probes it: an edge learns what its NAT wants.
 func (c *conn) SetKeepAlive(d time.Duration) error {
-	t, ok := c.tc.NetConn().(*net.TCPConn)
+	t, ok := socket(c.tc).(*net.TCPConn)
 	if !ok {
 		return errors.ErrUnsupported
 	}
 	return tune(t, d)
+}
+
+// socket is what the tunnel's TLS runs on in the end: a hub reads the beginning of a connection before it knows that it is a tunnel's, and
+// hands it on in a wrapper, which has nothing of its own once the handshake is over.
+func socket(tc *tls.Conn) net.Conn {
+	nc := tc.NetConn()
+	for {
+		w, ok := nc.(interface{ NetConn() net.Conn })
+		if !ok {
+			return nc
+		}
+		nc = w.NetConn()
+	}
 }
 
 // cause is the error of a call that failed: why the tunnel ended, if it has, else err.

@@ -9,7 +9,7 @@ import (
 // Heard counts the TCP segments that came, the other side's keepalive probes among them, which nobody else sees. It is for telling whether any
 // came since; ok is false where the kernel does not count.
 func (c *conn) Heard() (segments uint32, ok bool) {
-	t, ok := c.tc.NetConn().(*net.TCPConn)
+	t, ok := socket(c.tc).(*net.TCPConn)
 	if !ok {
 		return 0, false
 	}

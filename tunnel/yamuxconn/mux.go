@@ -29,6 +29,8 @@ type mux struct {
 	// complete means that the session was stopped with every stream ended both ways: what a stream has not read yet is all there, and its
 	// end is one.
 	complete atomic.Bool
+	// settled is closed when it is known whether it is complete; nil: the session was not stopped by its peer. Under mu.
+	settled chan struct{}
 }
 
 // maxEarly bounds mux.early; beyond, the oldest is forgotten. Most of what stays in it is for streams long gone.
@@ -151,14 +153,30 @@ func (m *mux) background(f func()) {
 
 // drain ends the session's input when all that has come is with the streams, and waits for that.
 func (m *mux) drain() {
+	settled := make(chan struct{})
+	defer close(settled)
 	m.mu.Lock()
-	m.closed = true
+	m.closed, m.settled = true, settled
 	m.mu.Unlock()
 	m.in.deliver(m.c.ctx, nil)
 	select {
 	case <-m.session.CloseChan():
 	case <-m.c.ctx.Done():
 	}
+	if m.in.drained.Load() {
+		m.complete.Store(true)
+	}
+}
+
+// whole tells whether the end of a stream's bytes is one, though its session is over.
+func (m *mux) whole() bool {
+	m.mu.Lock()
+	settled := m.settled
+	m.mu.Unlock()
+	if settled != nil { // yamux ends the streams as soon as it has read the last of its input
+		<-settled
+	}
+	return m.complete.Load()
 }
 
 // close ends the session and waits for all of it. Streams fail with the tunnel's cause or as reset.
@@ -239,6 +257,7 @@ type muxPipe struct {
 	once    sync.Once
 	current *record
 	rest    []byte
+	drained atomic.Bool // all was read, to the end
 }
 
 func newMuxPipe() *muxPipe {
@@ -264,6 +283,7 @@ func (p *muxPipe) Read(b []byte) (int, error) {
 		select {
 		case p.current = <-p.full:
 			if p.current == nil {
+				p.drained.Store(true)
 				return 0, io.EOF
 			}
 			p.rest = p.current.b

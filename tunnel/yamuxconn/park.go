@@ -57,7 +57,7 @@ func (c *conn) Next(ctx context.Context) (msg []byte, heartbeat bool, err error)
 
 // Park implements Parker.
 func (c *conn) Park(wake func()) bool {
-	if !canPark(c.tc.NetConn()) || c.hasMux() {
+	if !canPark(socket(c.tc)) || c.hasMux() {
 		return false
 	}
 	c.park.mu.Lock()
@@ -112,7 +112,7 @@ func (c *conn) tryPark() bool {
 	if c.park.wake == nil || c.ctx.Err() != nil {
 		return false
 	}
-	w, err := waitReadable(c.tc.NetConn(), c.unpark)
+	w, err := waitReadable(socket(c.tc), c.unpark)
 	if err != nil {
 		wake := c.park.wake
 		c.park.wake = nil

@@ -152,7 +152,6 @@ func (c *conn) stoppedByHub() error {
 	}
 	// The hub stops a session when all its streams have ended both ways; some here may not have read to their end.
 	m.drain()
-	m.complete.Store(true)
 	m.close()
 	return c.send(frameMuxStopped, nil)
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"hawser/tunnel"
@@ -58,5 +59,34 @@ func TestAStoppedSessionCutsNoReaderShort(t *testing.T) {
 				fast.Close()
 			}
 		})
+	}
+}
+
+// Between yamux's end and the word that it was an orderly one a stream that had all its bytes was reset.
+func TestWhetherAStoppedSessionIsWholeIsWaitedFor(t *testing.T) {
+	for _, drained := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			m := &mux{settled: make(chan struct{})}
+			whole := make(chan bool, 1)
+			go func() { whole <- m.whole() }()
+			synctest.Wait()
+			if len(whole) != 0 {
+				t.Fatal("it is not waited for")
+			}
+			m.complete.Store(drained)
+			close(m.settled)
+			if got := <-whole; got != drained {
+				t.Errorf("drained %t: whole %t", drained, got)
+			}
+		})
+	}
+	p := newMuxPipe()
+	if p.Close(); p.drained.Load() {
+		t.Error("a pipe that was closed counts as read to its end")
+	}
+	p = newMuxPipe()
+	p.deliver(t.Context(), nil)
+	if _, err := p.Read(make([]byte, 1)); err != io.EOF || !p.drained.Load() {
+		t.Errorf("read to its end: %v, drained %t", err, p.drained.Load())
 	}
 }

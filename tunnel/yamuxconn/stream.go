@@ -43,7 +43,7 @@ func (s *stream) Read(b []byte) (int, error) {
 	if failed := s.failed(&s.readErr); failed != nil {
 		return n, failed
 	}
-	if err == io.EOF && (!s.m.session.IsClosed() || s.m.complete.Load()) {
+	if err == io.EOF && (!s.m.session.IsClosed() || s.m.whole()) {
 		s.mu.Lock()
 		s.sawEOF = true
 		s.mu.Unlock()

@@ -73,7 +73,7 @@ func start(ctx context.Context, tc *tls.Conn, hub bool, o Options) (tunnel.Conn,
 		return nil, fmt.Errorf("TLS with %s: version %s and protocol %q, want TLS 1.3 and %q", tc.RemoteAddr(),
 			tls.VersionName(state.Version), wire.Quote(state.NegotiatedProtocol, 64), tunnel.ALPN)
 	}
-	if t, ok := tc.NetConn().(*net.TCPConn); ok {
+	if t, ok := socket(tc).(*net.TCPConn); ok {
 		if err := tune(t, o.KeepAlive); err != nil {
 			// A tunnel without kernel keepalive works; its heartbeats just have more to do.
 			tunnel.Debug(o.Logger, "TCP options not set", "error", err)

@@ -98,13 +98,19 @@ func ParseStreamlocalForward(b []byte) (StreamlocalForward, error) {
 	return result(r, StreamlocalForward{r.name("path", maxPath)})
 }
 
+// AgentChannel and X11Channel are the channel types for the person's own agent and X server.
+const (
+	AgentChannel = "auth-agent@openssh.com"
+	X11Channel   = "x11"
+)
+
 // AcceptRequest is the name of the request by which the edge offers the hub a connection it accepted or an agent channel it wants.
 const AcceptRequest = "hawser-accept@hawser"
 
 // Accept is the payload of AcceptRequest: u64 ticket, then strings and uint32 as in RFC 4251.
 //
 //	u64    ticket
-//	string kind: "auth-agent@openssh.com", "forwarded-tcpip" or "forwarded-streamlocal@openssh.com"
+//	string kind: "auth-agent@openssh.com", "x11", "forwarded-tcpip" or "forwarded-streamlocal@openssh.com"
 //	string origin host
 //	u32    origin port
 //	string connected host, or the path of a unix socket

@@ -27,6 +27,7 @@ const (
 	maxName    = 64 // RFC 4251, section 6
 	maxText    = 8 << 10
 	maxHost    = 1025 // NI_MAXHOST
+	maxCookie  = 256  // hexadecimal; MIT-MAGIC-COOKIE-1 has 32
 	maxPath    = 4096 // PATH_MAX; sun_path is shorter, which its user checks
 	maxPort    = 65535
 )

@@ -32,7 +32,10 @@ var cases = []struct {
 	{"forwarded-streamlocal", ForwardedStreamlocal{"/run/x", ""}, wrap(ParseForwardedStreamlocal)},
 	{"streamlocal-forward", StreamlocalForward{"/run/x"}, wrap(ParseStreamlocalForward)},
 	{"accept", Accept{1 << 40, "forwarded-tcpip", "o", 1, "c", 2}, wrap(ParseAccept)},
+	{"guest", Guest{GuestTyped, 3, "bob", "peer", "hub h1", "ls\r", 0}, wrap(ParseGuest)},
 	{"bound", Bound{8080}, wrap(ParseBound)},
+	{"x11-req", X11Request{true, "MIT-MAGIC-COOKIE-1", "00ff", 1}, wrap(ParseX11Request)},
+	{"x11", X11Open{"127.0.0.1", 40000}, wrap(ParseX11Open)},
 }
 
 func wrap[T marshaler](f func([]byte) (T, error)) func([]byte) (marshaler, error) {
@@ -62,7 +65,11 @@ func TestLimits(t *testing.T) {
 		"length 0xFFFFFFFF": func() error { _, err := ParseExec([]byte{255, 255, 255, 255, 'x'}); return err },
 		"port 65536":        func() error { _, err := ParseTCPIPForward(TCPIPForward{"", 65536}.Marshal()); return err },
 		"NUL in a command":  func() error { _, err := ParseExec(Exec{"a\x00b"}.Marshal()); return err },
-		"NUL in a path":     func() error { _, err := ParseStreamlocalForward(StreamlocalForward{"/\x00"}.Marshal()); return err },
+		"a line in a cookie": func() error {
+			_, err := ParseX11Request(X11Request{Protocol: "MIT-MAGIC-COOKIE-1", Cookie: "00\nadd"}.Marshal())
+			return err
+		},
+		"NUL in a path": func() error { _, err := ParseStreamlocalForward(StreamlocalForward{"/\x00"}.Marshal()); return err },
 		"long term": func() error {
 			_, err := ParsePtyRequest(PtyRequest{Term: strings.Repeat("x", maxTerm+1)}.Marshal())
 			return err

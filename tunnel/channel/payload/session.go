@@ -127,3 +127,43 @@ func ParseExitSignal(b []byte) (ExitSignal, error) {
 	r := &reader{what: "exit-signal", b: b}
 	return result(r, ExitSignal{r.name("signal", maxName), r.bool("core dumped"), r.str("message", maxText), r.str("language", maxName)})
 }
+
+// X11Request is the payload of x11-req: boolean single connection, string authentication protocol, string cookie in hexadecimal,
+// uint32 screen (RFC 4254, section 6.3.1). Protocol and cookie go into a file that programs read as words: other characters are refused.
+type X11Request struct {
+	Single           bool
+	Protocol, Cookie string
+	Screen           uint32
+}
+
+// Marshal encodes x.
+func (x X11Request) Marshal() []byte {
+	return u32(str(str(boolean(nil, x.Single), x.Protocol), x.Cookie), x.Screen)
+}
+
+// ParseX11Request decodes b.
+func ParseX11Request(b []byte) (X11Request, error) {
+	r := &reader{what: "x11-req", b: b}
+	x := X11Request{r.bool("single connection"), r.name("protocol", maxName), r.name("cookie", maxCookie), r.u32("screen")}
+	for _, c := range x.Protocol + x.Cookie {
+		if !(c >= '0' && c <= '9' || c >= 'A' && c <= 'Z' || c >= 'a' && c <= 'z' || c == '.' || c == ':' || c == '/' || c == '-' || c == '_') {
+			r.fail("character %q", c)
+		}
+	}
+	return result(r, x)
+}
+
+// X11Open is the payload of opening an x11 channel: string originator, uint32 port (RFC 4254, section 6.3.2).
+type X11Open struct {
+	OriginHost string
+	OriginPort uint32
+}
+
+// Marshal encodes x.
+func (x X11Open) Marshal() []byte { return u32(str(nil, x.OriginHost), x.OriginPort) }
+
+// ParseX11Open decodes b.
+func ParseX11Open(b []byte) (X11Open, error) {
+	r := &reader{what: "x11", b: b}
+	return result(r, X11Open{r.str("originator", maxHost), r.port("port")})
+}

@@ -1,4 +1,6 @@
-package tunneltest
+// Package pipe is a tunnel.Stream in memory: what is written at one end is read at the other, with the half-close, resets and deadlines of a
+// stream of a tunnel. Hubs serve by it what has no tunnel, and tests use it as a carrier.
+package pipe
 
 import (
 	"io"
@@ -142,36 +144,45 @@ func (p *pipe) finished() bool {
 	return p.ended && len(p.buf) == 0
 }
 
-// memoryStream implements tunnel.Stream.
-type memoryStream struct {
-	m        *memory
-	in, out  *pipe
-	announce func() // nil at the edge
-	stop     func() bool
-	done     func()
-	once     sync.Once
+// Stream is one end. It implements tunnel.Stream and is safe for concurrent use.
+type Stream struct {
+	in, out *pipe
+	first   func() // called before each use that the other end sees; may be nil
+	ended   func() // called once, by Close or Reset; may be nil
+	once    sync.Once
 }
 
-func (s *memoryStream) Read(b []byte) (int, error) { return s.in.Read(b) }
+// New returns the two ends. first is called before whatever a does that b sees, endedA and endedB once when that end is closed or reset; each
+// may be nil.
+func New(first, endedA, endedB func()) (a, b *Stream) {
+	ab, ba := newPipe(), newPipe()
+	return &Stream{in: ba, out: ab, first: first, ended: endedA}, &Stream{in: ab, out: ba, ended: endedB}
+}
 
-func (s *memoryStream) Write(b []byte) (int, error) {
+// Read implements io.Reader.
+func (s *Stream) Read(b []byte) (int, error) { return s.in.Read(b) }
+
+// Write implements io.Writer. It blocks while the other end has 256 KiB unread.
+func (s *Stream) Write(b []byte) (int, error) {
 	s.visible()
 	return s.out.Write(b)
 }
 
-func (s *memoryStream) visible() {
-	if s.announce != nil {
-		s.announce()
+func (s *Stream) visible() {
+	if s.first != nil {
+		s.first()
 	}
 }
 
-func (s *memoryStream) CloseWrite() error {
+// CloseWrite implements tunnel.Stream.
+func (s *Stream) CloseWrite() error {
 	s.visible()
 	s.out.end()
 	return nil
 }
 
-func (s *memoryStream) Close() error {
+// Close implements tunnel.Stream.
+func (s *Stream) Close() error {
 	s.once.Do(func() {
 		s.visible()
 		s.out.end()
@@ -181,7 +192,8 @@ func (s *memoryStream) Close() error {
 	return nil
 }
 
-func (s *memoryStream) Reset(code wire.StreamCode) {
+// Reset implements tunnel.Stream.
+func (s *Stream) Reset(code wire.StreamCode) {
 	s.once.Do(func() {
 		s.visible()
 		local, remote := &tunnel.StreamError{Code: code}, &tunnel.StreamError{Code: code, Remote: true}
@@ -195,29 +207,33 @@ func (s *memoryStream) Reset(code wire.StreamCode) {
 	})
 }
 
-func (s *memoryStream) finish() {
-	s.stop()
-	s.done()
+func (s *Stream) finish() {
+	if s.ended != nil {
+		s.ended()
+	}
 }
 
-// lost ends the stream with its tunnel.
-func (s *memoryStream) lost(cause error) {
+// Lost ends this end as with its tunnel: Reads and Writes fail with cause, and the other end is told nothing.
+func (s *Stream) Lost(cause error) {
 	s.in.fail(cause, nil)
 	s.out.fail(nil, cause)
 }
 
-func (s *memoryStream) SetDeadline(t time.Time) error {
+// SetDeadline implements tunnel.Stream.
+func (s *Stream) SetDeadline(t time.Time) error {
 	s.in.setDeadline(&s.in.read, t)
 	s.out.setDeadline(&s.out.write, t)
 	return nil
 }
 
-func (s *memoryStream) SetReadDeadline(t time.Time) error {
+// SetReadDeadline implements tunnel.Stream.
+func (s *Stream) SetReadDeadline(t time.Time) error {
 	s.in.setDeadline(&s.in.read, t)
 	return nil
 }
 
-func (s *memoryStream) SetWriteDeadline(t time.Time) error {
+// SetWriteDeadline implements tunnel.Stream.
+func (s *Stream) SetWriteDeadline(t time.Time) error {
 	s.out.setDeadline(&s.out.write, t)
 	return nil
 }
