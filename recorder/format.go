@@ -24,7 +24,7 @@ const (
 // Chunk flags. A reader refuses a chunk with a flag it does not know.
 const (
 	FlagLast   = 1 << 0 // the closing chunk: one Head record, nothing after it
-	FlagSealed = 1 << 1 // the body is encrypted; reserved, not written by version 1
+	FlagSealed = 1 << 1 // the body is encrypted
 )
 
 // RecordType is the first byte of a record. A reader skips types it does not know.
@@ -42,6 +42,14 @@ const (
 	RecordMarker RecordType = 8  // UTF-8 text
 	RecordGap    RecordType = 9  // TLV: what was dropped, and why
 	RecordHead   RecordType = 10 // TLV: the closing head and its signature
+
+	RecordFileOp      RecordType = 11 // TLV: something done to a file
+	RecordForward     RecordType = 12 // TLV: a forwarded connection
+	RecordAgentUse    RecordType = 13 // TLV: a use of the person's agent
+	RecordParticipant RecordType = 14 // TLV: somebody joined or left
+	RecordCommand     RecordType = 15 // TLV: a command that was run
+	RecordWithheld    RecordType = 16 // TLV: input that is not kept
+	RecordRequest     RecordType = 17 // TLV: a channel request that passed
 )
 
 // Field tags of the TLV payloads: tag u8, length uvarint, value. Unknown tags are ignored.
@@ -62,6 +70,9 @@ const (
 	HeaderHeight     = 14 // uvarint
 	HeaderStart      = 15 // uvarint, Unix time in microseconds
 	HeaderSigner     = 16 // 32 bytes, Ed25519 public key that will sign the head
+	HeaderKey        = 17 // bytes: the session's key, encrypted to one recipient; repeated
+	HeaderInput      = 18 // text: what is kept of input: off, redacted, full
+	HeaderUnkept     = 19 // uvarint: bits of streams that pass without being kept
 
 	StartKind    = 1 // text: shell, exec, sftp, ...
 	StartCommand = 2 // bytes
@@ -83,6 +94,78 @@ const (
 	HeadGaps      = 7 // uvarint, gap records
 	HeadDuration  = 8 // uvarint, microseconds
 	HeadSignature = 15
+
+	HeadInputHash    = 16 // 32 bytes, SHA-256 of the input that is kept; of all that passed where the stream is not kept
+	HeadStdoutHash   = 17 // 32 bytes, the same
+	HeadStderrHash   = 18 // 32 bytes, the same
+	HeadRequestsHash = 19 // 32 bytes, over all requests to the device: RequestHash
+	HeadWithheld     = 20 // uvarint, bytes of input that are not kept
+	HeadRequests     = 21 // uvarint, requests to the device
+	HeadAnswers      = 22 // uvarint, requests by the device
+	HeadAnswersHash  = 23 // 32 bytes, over all requests by the device
+	HeadWitness      = 24 // bytes: the device's witness
+	HeadUnwitnessed  = 25 // text: why there is none
+	HeadInputHashed  = 26 // uvarint, bytes of input that HeadInputHash is of: the owner's, where HeadInput counts guests' too
+
+	FileOpName   = 1 // text
+	FilePath     = 2 // text
+	FilePath2    = 3 // text
+	FileRead     = 4 // uvarint, bytes
+	FileWritten  = 5 // uvarint, bytes
+	FileStatus   = 6 // uvarint
+	FileHash     = 7 // 32 bytes, SHA-256
+	FileMode     = 8 // uvarint
+	FileProtocol = 9 // text
+
+	ForwardKind   = 1 // text
+	ForwardTarget = 2 // text
+	ForwardOrigin = 3 // text
+	ForwardState  = 4 // text
+	ForwardIn     = 5 // uvarint, bytes
+	ForwardOut    = 6 // uvarint, bytes
+	ForwardID     = 7 // uvarint
+
+	AgentFingerprint = 1 // text
+	AgentWhat        = 2 // text
+	AgentBytes       = 3 // uvarint
+
+	ParticipantID    = 1 // uvarint
+	ParticipantUser  = 2 // text
+	ParticipantMode  = 3 // text
+	ParticipantState = 4 // text
+	ParticipantWay   = 5 // text
+
+	CommandText       = 1 // text
+	CommandSource     = 2 // text
+	CommandConfidence = 3 // uvarint, 0..100
+	CommandStatus     = 4 // uvarint; absent: not known
+
+	WithheldBytes       = 1 // uvarint
+	WithheldReason      = 2 // text
+	WithheldParticipant = 3 // uvarint
+	WithheldEnter       = 4 // uvarint, 1: a line ended here
+
+	RequestName       = 1 // text
+	RequestPayload    = 2 // bytes
+	RequestDigest     = 3 // 32 bytes, SHA-256 of a payload that is not kept
+	RequestFromDevice = 4 // uvarint, 1: the device asked
+)
+
+// What a recording keeps of input, HeaderInput. Absent is InputFull.
+const (
+	InputOff      = "off"
+	InputRedacted = "redacted"
+	InputFull     = "full"
+)
+
+// InputPaused is the WithheldReason of what was typed before a session began, or while it was paused: no process got it.
+const InputPaused = "paused"
+
+// Bits of HeaderUnkept: the stream is counted and hashed, and its bytes are not in the recording. A file transfer's are facts instead.
+const (
+	UnkeptInput  = 1 << 0
+	UnkeptStdout = 1 << 1
+	UnkeptStderr = 1 << 2
 )
 
 // Errors of ParseChunk.
@@ -100,8 +183,11 @@ const ChunkHeaderSize = 4 + 4 + 8 + 8 + 4 + 4 + 32
 // ChunkTrailerSize is the CRC-32C after the body, over all before it.
 const ChunkTrailerSize = 4
 
-// MaxStoredChunk bounds a whole stored chunk in bytes: a body is never longer than what it holds.
-const MaxStoredChunk = ChunkHeaderSize + MaxChunk + ChunkTrailerSize
+// SealOverhead is how much longer encryption makes a body: the tag of AES-GCM.
+const SealOverhead = 16
+
+// MaxStoredChunk bounds a whole stored chunk in bytes: a body is never longer than what it holds, but for SealOverhead.
+const MaxStoredChunk = ChunkHeaderSize + MaxChunk + SealOverhead + ChunkTrailerSize
 
 // ChunkHeader is a stored chunk's fixed part. Integers are big-endian.
 type ChunkHeader struct {
@@ -144,12 +230,19 @@ func ParseChunk(b []byte) (ChunkHeader, []byte, error) {
 	if h.Version != Version {
 		return h, nil, fmt.Errorf("%w: version %d", ErrVersion, h.Version)
 	}
+	if b[7] != 0 {
+		return h, nil, fmt.Errorf("%w: reserved byte %#x", ErrChunk, b[7])
+	}
 	h.Seq = binary.BigEndian.Uint64(b[8:])
 	h.Time = binary.BigEndian.Uint64(b[16:])
 	h.RawLen = binary.BigEndian.Uint32(b[24:])
 	h.BodyLen = binary.BigEndian.Uint32(b[28:])
 	copy(h.Previous[:], b[32:])
-	if h.RawLen > MaxChunk || h.BodyLen > h.RawLen {
+	extra := uint32(0)
+	if h.Flags&FlagSealed != 0 {
+		extra = SealOverhead
+	}
+	if h.RawLen > MaxChunk || h.BodyLen > h.RawLen+extra || h.BodyLen < extra {
 		return h, nil, fmt.Errorf("%w: length beyond the bound", ErrChunk)
 	}
 	if len(b) < h.Size() {

@@ -17,11 +17,14 @@ type Header struct {
 	ClientAddr    string
 	Hub           string // name or UUID of the entry hub
 	Kind          string // shell, exec, sftp, ...
-	Command       string
+	Command       string // not in the header of an encrypted recording, which all can read: the start record has it
 	Term          string
 	Width, Height uint32    // characters; 0 is no terminal
 	Start         time.Time // kept to the microsecond; zero means now
 	SignerKey     []byte    // Ed25519 public key that Options.Sign uses; may be empty
+	Keys          [][]byte  // Options.Key, one encrypted copy for each recipient; none: the recording is not encrypted
+	Input         string    // InputOff, InputRedacted or InputFull; empty is full
+	Unkept        uint8     // UnkeptInput and the other bits
 }
 
 // append appends the payload of the header record.
@@ -35,7 +38,7 @@ func (h Header) append(b []byte) []byte {
 		{HeaderLogin, h.Login}, {HeaderWay, h.Way}, {HeaderClientAddr, h.ClientAddr}, {HeaderHub, h.Hub},
 		{HeaderKind, h.Kind}, {HeaderTerm, h.Term},
 	} {
-		b = appendText(b, f.tag, f.text, maxText)
+		b = appendText(b, f.tag, f.text, maxHeaderText)
 	}
 	b = appendText(b, HeaderCommand, h.Command, maxCommand)
 	b = appendUint(b, HeaderWidth, uint64(h.Width))
@@ -43,6 +46,11 @@ func (h Header) append(b []byte) []byte {
 	b = appendUint(b, HeaderStart, uint64(max(0, h.Start.UnixMicro())))
 	if len(h.SignerKey) > 0 {
 		b = appendBytes(b, HeaderSigner, h.SignerKey)
+	}
+	b = appendText(b, HeaderInput, h.Input, maxText)
+	b = appendSome(b, HeaderUnkept, uint64(h.Unkept))
+	for _, k := range h.Keys[:min(len(h.Keys), MaxKeys)] {
+		b = appendBytes(b, HeaderKey, k[:min(len(k), maxKey)])
 	}
 	return b
 }

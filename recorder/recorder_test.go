@@ -4,9 +4,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"math/rand/v2"
+	"os"
+	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -22,6 +26,11 @@ var header = recorder.Header{ID: [16]byte{1, 2, 3}, User: "alice", Device: "gw-1
 
 // record makes a recording and returns its stored chunks.
 func record(t testing.TB, o recorder.Options, f func(w *recorder.Writer)) [][]byte {
+	t.Helper()
+	return recordAs(t, header, o, f)
+}
+
+func recordAs(t testing.TB, header recorder.Header, o recorder.Options, f func(w *recorder.Writer)) [][]byte {
 	t.Helper()
 	var chunks [][]byte
 	o.Sink = func(_ context.Context, seq uint64, c []byte) error {
@@ -168,6 +177,89 @@ func TestASlowSinkBlocksTheTapAndCloseReleasesIt(t *testing.T) {
 	})
 }
 
+// The facts that everyFact records.
+var (
+	fileOp   = recorder.FileOp{Op: "rename", Path: "/a\xff", Path2: "/b", Read: 1, Written: 1 << 40, Status: 3, Hash: make([]byte, 32), Mode: 0o644, Protocol: "sftp"}
+	forward  = recorder.Forward{Kind: "local", Target: "127.0.0.1:80", Origin: "[::1]:1", State: "close", In: 5, Out: 6, ID: 7}
+	agentUse = recorder.AgentUse{Fingerprint: "SHA256:x", What: "sign", Bytes: 99}
+	joined   = recorder.Participant{ID: 2, User: "bob", Mode: "peer", State: "joined", Way: "hub"}
+	ran      = recorder.Command{Text: "iptables -F", Source: "screen", Confidence: 80, Status: 0, HasStatus: true}
+	withheld = recorder.Withheld{Participant: 2, Bytes: 9, Reason: "redacted"}
+	request  = recorder.Request{Name: "env", Payload: []byte("x")}
+	answer   = recorder.Request{Name: "hawser-accept@hawser", Hash: [32]byte{9}, FromDevice: true}
+)
+
+func everyFact(w *recorder.Writer) {
+	w.FileOp(fileOp)
+	w.Forward(forward)
+	w.AgentUse(agentUse)
+	w.Participant(joined)
+	w.Command(ran)
+	w.Withheld(withheld)
+	w.Request(request)
+	w.Request(answer)
+}
+
+func TestFactsAreReadAsTheyWereRecorded(t *testing.T) {
+	r := reader.New(from(record(t, recorder.Options{Digest: true}, everyFact)))
+	var got []any
+	for {
+		e, err := r.Next()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		switch e.Type {
+		case recorder.RecordFileOp:
+			got = append(got, *e.FileOp)
+		case recorder.RecordForward:
+			got = append(got, *e.Forward)
+		case recorder.RecordAgentUse:
+			got = append(got, *e.AgentUse)
+		case recorder.RecordParticipant:
+			got = append(got, *e.Joined)
+		case recorder.RecordCommand:
+			got = append(got, *e.Ran)
+		case recorder.RecordWithheld:
+			got = append(got, *e.Withheld)
+		case recorder.RecordRequest:
+			got = append(got, *e.Request)
+		}
+	}
+	hashed := request
+	hashed.Hash = sha256.Sum256(request.Payload)
+	if want := []any{fileOp, forward, agentUse, joined, ran, withheld, hashed, answer}; !reflect.DeepEqual(got, want) {
+		t.Errorf("got  %+v\nwant %+v", got, want)
+	}
+	if h := r.Head(); h == nil || h.Withheld != withheld.Bytes || h.Digest == nil || h.Digest.Requests != 1 || h.Digest.Answers != 1 {
+		t.Errorf("head %+v", h)
+	}
+}
+
+// Recordings of every writer there was stay readable.
+func TestOldRecordingsAreRead(t *testing.T) {
+	files, err := filepath.Glob("testdata/first-*.hwr")
+	if err != nil || len(files) < 2 {
+		t.Fatal(files, err)
+	}
+	for _, name := range files {
+		b, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rep, err := reader.Verify(reader.Chunks(bytes.NewReader(b)), func(h recorder.Header, m, s []byte) bool { return ed25519.Verify(h.SignerKey, m, s) })
+		if err != nil || !rep.Complete || !rep.Signed || rep.Header.User != "alice" || rep.Missing != 7 {
+			t.Errorf("%s: %+v, %v", name, rep, err)
+		}
+		var out bytes.Buffer
+		if err := play.WriteRaw(reader.New(reader.Chunks(bytes.NewReader(b))), &out); err != nil || !strings.Contains(out.String(), "gr\u00fc\u00dfe\r\n") {
+			t.Errorf("%s: %v, output %q", name, err, out.String())
+		}
+	}
+}
+
 func FuzzReader(f *testing.F) {
 	f.Add(bytes.Join(record(f, recorder.Options{}, func(w *recorder.Writer) {
 		w.Start("shell", "", "xterm", nil)
@@ -175,6 +267,7 @@ func FuzzReader(f *testing.F) {
 		w.Resize(80, 24)
 		w.Exit(1, "TERM")
 	}), nil))
+	f.Add(bytes.Join(record(f, recorder.Options{Digest: true}, everyFact), nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := reader.New(reader.Chunks(bytes.NewReader(b)))
 		for {

@@ -4,12 +4,13 @@ import (
 	"bytes"
 	"io"
 	"strings"
+	"unicode"
 	"unicode/utf8"
 )
 
 // Filter passes text, colours and cursor movement on and drops whatever else a terminal understands: OSC, DCS,
 // APC, PM and SOS strings, titles, queries a terminal would answer, mouse, paste and keyboard modes, printing,
-// window operations and character-set switches. What it does not know it drops.
+// window operations, character-set switches and marks that turn text around. What it does not know it drops.
 type Filter struct {
 	out     io.Writer
 	state   state
@@ -19,6 +20,7 @@ type Filter struct {
 	length  int // of the string being dropped
 	alt     bool
 	touched bool
+	moved   bool // margins, or where positions count from
 }
 
 type state uint8
@@ -51,14 +53,18 @@ func (f *Filter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Restore brings the terminal back after what was passed on: main screen, visible cursor, plain text.
+// Restore brings the terminal back after what was passed on: main screen, visible cursor, plain text, no modes, no margins. Where there were
+// margins the cursor goes to the last row: what takes them back loses its place.
 func (f *Filter) Restore() error {
 	if !f.touched {
 		return nil
 	}
-	s := "\x1b[m\x1b[?25h\x1b(B"
+	s := "\x1b[m\x1b[?5;12;2026l\x1b[?7;25h\x1b[4l\x1b[20l\x1b[0 q\x1b>\x1b(B\x1b)B"
 	if f.alt {
 		s = "\x1b[?1049l" + s
+	}
+	if f.moved {
+		s += "\x1b[?69l\x1b[?6l\x1b[r\x1b[9999H"
 	}
 	_, err := io.WriteString(f.out, s)
 	return err
@@ -101,7 +107,9 @@ func (f *Filter) rune(c []byte) {
 		f.dropped(len(c))
 	default:
 		f.state = text
-		f.buf.Write(c)
+		if r, _ := utf8.DecodeRune(c); !unicode.Is(unicode.Bidi_Control, r) {
+			f.buf.Write(c)
+		}
 	}
 }
 
@@ -190,6 +198,7 @@ func (f *Filter) csi(b byte) {
 	case params == "!" && b == 'p', strings.HasSuffix(params, " ") && b == 'q' && plain(params[:len(params)-1]):
 		f.pass("\x1b[", b)
 	case plain(params) && strings.IndexByte("@ABCDEFGHIJKLMPSTXZ`abdefgmrsu", b) >= 0:
+		f.moved = f.moved || b == 'r'
 		f.pass("\x1b[", b)
 	case b == 'h' || b == 'l':
 		f.mode(params, b)
@@ -226,6 +235,7 @@ func (f *Filter) mode(params string, b byte) {
 			continue
 		}
 		kept = append(kept, p)
+		f.moved = f.moved || p == "6" || p == "69"
 		if prefix != "" && (p == "47" || p == "1047" || p == "1049") {
 			f.alt = b == 'h'
 		}

@@ -3,6 +3,8 @@ package play
 import (
 	"bytes"
 	"testing"
+
+	"hawser/recorder/term"
 )
 
 func TestFilterKeepsLooksAndDropsWhatDrivesTheTerminal(t *testing.T) {
@@ -28,6 +30,29 @@ func TestFilterKeepsLooksAndDropsWhatDrivesTheTerminal(t *testing.T) {
 				t.Errorf("%q split at %d: got %q, want %q", c.in, split, out.String(), c.want)
 				break
 			}
+		}
+	}
+}
+
+// Whatever a recording leaves behind, the viewer's next command is shown as ever.
+func TestATerminalIsItsOwnersAgain(t *testing.T) {
+	for _, in := range []string{
+		"\x1b[?7l\x1b[4h\x1b[20h\x1b[1;2r\x1b[?2026h", "\x1b[?6h\x1b[5;9r\x1b[7m", "\x1b[?69h\x1b[3;9s", "\x1b[?1049h\x1b[?25l\x1b[?5h", "\x1b(0\x1b)0\x1b=\x1b[?7l", "\x1b[5 q",
+	} {
+		v := term.New(40, 10)
+		f := NewFilter(v)
+		if _, err := f.Write([]byte(in)); err != nil {
+			t.Fatal(err)
+		}
+		if err := f.Restore(); err != nil {
+			t.Fatal(err)
+		}
+		fresh := term.New(40, 10)
+		for _, s := range []*term.Screen{v, fresh} {
+			s.Write([]byte("\x1b[2J\x1b[H\x1b7$ "))
+		}
+		if got, want := string(v.Redraw()), string(fresh.Redraw()); got != want {
+			t.Errorf("after %q the terminal differs from a fresh one:\n got %q\nwant %q", in, got, want)
 		}
 	}
 }
