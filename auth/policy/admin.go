@@ -19,6 +19,24 @@ func MayAdmin(roles []Role, resource, verb string) Decision {
 	return d
 }
 
+// MayAdminAll reports whether roles allow all that rule does. A "*" is each of what it stands for as well, so that what is denied of it counts.
+func MayAdminAll(roles []Role, rule Admin) bool {
+	each := func(list, all []string) []string {
+		if slices.Contains(list, "*") {
+			return all
+		}
+		return list
+	}
+	for _, resource := range each(rule.Resources, adminResources) {
+		for _, verb := range each(rule.Verbs, adminVerbs) {
+			if !MayAdmin(roles, resource, verb).Allowed {
+				return false
+			}
+		}
+	}
+	return true
+}
+
 func covers(list []Admin, resource, verb string) bool {
 	has := func(list []string, s string) bool { return slices.Contains(list, "*") || slices.Contains(list, s) }
 	return slices.ContainsFunc(list, func(a Admin) bool { return has(a.Resources, resource) && has(a.Verbs, verb) })
@@ -32,6 +50,11 @@ func RecordingScope(roles []Role) string {
 // SessionScope returns whose live sessions roles let one see.
 func SessionScope(roles []Role) string {
 	return scope(roles, func(r Rule) string { return r.Sessions })
+}
+
+// AuditScope returns whose audit events roles let one see.
+func AuditScope(roles []Role) string {
+	return scope(roles, func(r Rule) string { return r.Audit })
 }
 
 // scope merges: the widest that some role allows, less what some role denies. To deny own is to deny all as well as own

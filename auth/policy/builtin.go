@@ -12,8 +12,9 @@ func Builtins() []Role {
 	return roles
 }
 
-// Builtin returns a role that every cluster has: admin may do everything, operator may open everything and see every
-// recording but administers nothing, auditor sees recordings, sessions, devices and hubs and opens nothing.
+// Builtin returns a role that every cluster has: admin may do everything, operator may open everything, join every
+// session to see or to type, and see every recording, but administers nothing, auditor sees recordings, sessions, the audit log and what is configured, opens and joins
+// nothing and changes nothing.
 func Builtin(name string) (Role, bool) {
 	everywhere := Rule{
 		Devices:    map[string][]string{"*": {"*"}},
@@ -25,15 +26,23 @@ func Builtin(name string) (Role, bool) {
 	}
 	switch name {
 	case "admin":
+		everywhere.Join = []Join{{Roles: []string{"*"}, Modes: []string{JoinObserver, JoinPeer, JoinModerator}}}
+		everywhere.Audit = ScopeAll
 		everywhere.Admin = []Admin{{Resources: []string{"*"}, Verbs: []string{"*"}}}
 		return Role{Name: name, Allow: everywhere}, true
 	case "operator":
+		everywhere.Join = []Join{{Roles: []string{"*"}, Modes: []string{JoinObserver, JoinPeer}}}
 		return Role{Name: name, Allow: everywhere}, true
 	case "auditor":
 		return Role{Name: name, Allow: Rule{
 			Recordings: ScopeAll,
 			Sessions:   ScopeAll,
-			Admin:      []Admin{{Resources: []string{"device", "hub", "recording", "session"}, Verbs: []string{"get", "list"}}},
+			Audit:      ScopeAll,
+			Admin: []Admin{{
+				// By name, so that a resource to come is not the auditor's before somebody thought of it.
+				Resources: []string{"audit", "ca", "cluster", "device", "hub", "lock", "recording", "role", "session", "token", "user"},
+				Verbs:     []string{"get", "list"},
+			}},
 		}}, true
 	}
 	return Role{}, false

@@ -21,19 +21,31 @@ var (
 //
 // Encoded it is TLV, at most MaxCompiled bytes: 1 revision, integer; 2 role, repeated, in the order of names, itself TLV: 1
 // name; 2 recording mode; 3 allow and 4 deny, each absent or a rule, itself TLV of repeated strings: 1 login, 2 channel, 3
-// forward to, 4 way; 5 detached life, integer, milliseconds, absent: 10 minutes. In a deny rule what is absent means any.
+// forward to, 4 way; 5 detached life, integer, milliseconds, absent: 10 minutes; 6 demands, integer, absent: 0, of the bits 1 strict
+// locks, 2 second factor at login, 4 at each session, 8 certificates only, 16 registered keys only, 32 no longer than the
+// certificate, 64 counted by the cluster, 128 moderators are required for something; 7 idle timeout and 8 longest duration of a session, integers, milliseconds, absent or 0: none; 9 what is recorded of
+// stdin, absent: off. In a deny rule what is absent means any.
 type Compiled struct {
 	Revision uint64
-	roles    []compiledRole // sorted by name
+	// Recipients are those that recordings are encrypted to where the device has no grant to say so. They are signed with the rest, and not in Encode.
+	Recipients [][32]byte
+	roles      []compiledRole // sorted by name
 }
 
 type compiledRole struct {
 	name   string
 	record string
+	stdin  string // RecordStdin of what it allows; empty is off
 	allow  *compiledRule
 	deny   *compiledRule
 	// detachedLife is in force where the role allows something.
 	detachedLife time.Duration
+	demands      demands // likewise
+	// idle and duration likewise; with the demand they are the role's SessionLimits.
+	idle, duration time.Duration
+	// moderators and presence likewise. They are not encoded: what a device needs of them is in each grant.
+	moderators []Moderators
+	presence   time.Duration
 	// The Decision.Rule texts, made once: decisions are hot.
 	allowText, denyText string
 }
@@ -51,19 +63,28 @@ func Compile(revision uint64, roles []Role, dev Device) Compiled {
 	c := Compiled{Revision: revision}
 	for _, r := range roles {
 		cr := compiledRole{name: r.Name, record: cmp.Or(r.Options.Record, RecordBestEffort), detachedLife: DefaultDetachedLife}
+		cr.demands = r.Options.demands()
+		if r.Options.RecordStdin != StdinOff {
+			cr.stdin = r.Options.RecordStdin
+		}
+		cr.idle, cr.duration = r.Options.IdleTimeout, r.Options.MaxSessionDuration
+		cr.moderators, cr.presence = r.Options.RequireModerators, r.Options.PresenceCheck
 		if r.Options.DetachedLife != nil {
 			cr.detachedLife = *r.Options.DetachedLife
 		}
 		if Match(r.Allow.Devices, dev) {
 			cr.allow = newRule(r.Allow)
+			if len(r.Allow.Join) > 0 {
+				cr.allow.channels = sorted(append(cr.allow.channels, JoinSession))
+			}
 			if len(cr.allow.ways) == 0 {
-				cr.allow.ways = []string{WayHub, WayEndToEnd}
+				cr.allow.ways = allWays
 			}
 		}
 		if r.Deny.deniesAccess() && (len(r.Deny.Devices) == 0 || Match(r.Deny.Devices, dev)) {
 			cr.deny = newRule(r.Deny)
 		}
-		if cr.allow != nil || cr.deny != nil {
+		if cr.allow != nil || cr.deny != nil || cr.demands&demandCounted != 0 { // which holds for its holders everywhere
 			c.roles = append(c.roles, cr.withTexts())
 		}
 	}
@@ -71,10 +92,31 @@ func Compile(revision uint64, roles []Role, dev Device) Compiled {
 	return c
 }
 
-// deniesAccess reports whether the deny rule states anything about devices, rather than about recordings or admin alone.
+// FitsAnyDevice reports whether the policy of a device that every one of roles concerns would fit: then that of any does.
+func FitsAnyDevice(roles []Role) bool {
+	all := slices.Clone(roles)
+	for i := range all {
+		for _, r := range []*Rule{&all[i].Allow, &all[i].Deny} {
+			if len(r.Devices) > 0 {
+				r.Devices = map[string][]string{"*": {"*"}}
+			}
+		}
+	}
+	_, err := Compile(0, all, Device{}).Encode()
+	return err == nil
+}
+
+// deniesAccess reports whether the deny rule states anything about devices, rather than about recordings or admin alone. One that names join, and no
+// channel, denies joining alone (see MayJoin).
 func (r Rule) deniesAccess() bool {
+	if len(r.Join) > 0 && len(r.Channels)+len(r.ForwardTo) == 0 {
+		return false
+	}
 	return len(r.Devices)+len(r.Logins)+len(r.Channels)+len(r.ForwardTo)+len(r.Ways) > 0
 }
+
+// DeniesAccess reports whether the role denies anything of devices.
+func (r Role) DeniesAccess() bool { return r.Deny.deniesAccess() || len(r.Deny.Join) > 0 }
 
 // newRule copies and sorts, so that an encoding does not depend on the order a role's author chose. A target that cannot
 // be read, which Validate refuses, allows nothing; in a deny rule it denies nothing.
@@ -120,6 +162,14 @@ func (c Compiled) Encode() ([]byte, error) {
 		}
 		if r.detachedLife != DefaultDetachedLife {
 			e = tlv.AppendUint(e, 5, uint64(r.detachedLife.Milliseconds()))
+		}
+		if r.demands != 0 {
+			e = tlv.AppendUint(e, 6, uint64(r.demands))
+		}
+		e = appendLimit(e, 7, r.idle)
+		e = appendLimit(e, 8, r.duration)
+		if r.stdin != "" {
+			e = tlv.AppendString(e, 9, r.stdin)
 		}
 		b = tlv.AppendBytes(b, 2, e)
 	}
@@ -184,6 +234,16 @@ func decodeRole(b []byte) (compiledRole, error) {
 				err = tlv.ErrLength
 			}
 			r.detachedLife = time.Duration(ms) * time.Millisecond
+		case 6:
+			var bits uint64
+			bits, err = tlv.Uint(v)
+			r.demands = demands(bits)
+		case 7:
+			r.idle, err = decodeLimit(v)
+		case 8:
+			r.duration, err = decodeLimit(v)
+		case 9:
+			err = tlv.String(&r.stdin, v, maxName)
 		}
 		return err
 	})

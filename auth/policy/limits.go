@@ -12,6 +12,9 @@ const (
 	MaxDetachedLife = time.Hour
 )
 
+// MaxRecipients bounds those of recordings: each is in every grant and every device's policy, and costs a device 232 bytes and two X25519 a session.
+const MaxRecipients = 16
+
 // What we chose. Lengths are in bytes.
 const (
 	maxName     = 63
@@ -22,5 +25,12 @@ const (
 	maxRoles    = 256 // in one compiled policy
 	maxCluster  = 253
 	maxUUID     = 36
-	signedExtra = 1 << 10 // envelope, cluster and device around a compiled policy
+	signedExtra = 2 << 10 // envelope, cluster, device and recipients around a compiled policy
+
+	minPresence   = 10 * time.Second
+	maxPresence   = 24 * time.Hour
+	maxModerators = 16 // people one requirement may ask for, and requirements that one role may state
+
+	minRetention = 24 * time.Hour // less is surely a slip
+	maxRetention = 100 * 365 * 24 * time.Hour
 )

@@ -20,8 +20,9 @@
 // forward_to lists what local and socket forwards may reach: HOST:PORT, where HOST is an address, a network in CIDR form
 // (IPv6 in brackets), a name with * as the only wildcard, or *, and PORT a number, a range a-b, or *; or an absolute path of
 // a socket, with * likewise. With no forward_to at all any target is allowed that is not link-local (169.254.0.0/16, where
-// clouds keep credentials, and fe80::/10), multicast or broadcast; any absolute socket path too, for the login's own rights
-// bound it.
+// clouds keep credentials, and fe80::/10), another of the clouds' addresses for that, multicast or broadcast; any absolute
+// socket path too, for the login's own rights bound it. A rule with a name, or *, allows none of those either, whatever the
+// name resolves to, and none of the loopback unless it is localhost or *: they take a rule with an address.
 package policy
 
 import "time"
@@ -35,12 +36,28 @@ const (
 	RemoteForward = "remote-forward"
 	SocketForward = "socket-forward"
 	Agent         = "agent"
+	X11           = "x11"
 )
+
+// JoinSession is the channel kind of who joins another's session. No role lists it among its channels: it comes with allow.join, which says
+// whose sessions and in which modes (see MayJoin).
+const JoinSession = "join"
+
+// Modes of who joins.
+const (
+	JoinObserver  = "observer"
+	JoinPeer      = "peer"
+	JoinModerator = "moderator"
+)
+
+// JoinModes are all of them, the one without a say first.
+func JoinModes() []string { return []string{JoinObserver, JoinPeer, JoinModerator} }
 
 // The ways in.
 const (
 	WayHub      = "hub"
 	WayEndToEnd = "end-to-end"
+	WayDirect   = "direct" // to a port of the edge's own, where it has one
 )
 
 // The scopes of recordings and sessions.
@@ -50,8 +67,32 @@ const (
 	ScopeAll  = "all"
 )
 
-// RecordBestEffort is the recording mode of a role that states none.
-const RecordBestEffort = "best-effort"
+// The recording modes. RecordBestEffort is that of a role that states none, where the cluster states none.
+const (
+	RecordOff        = "off"
+	RecordBestEffort = "best-effort"
+	RecordStrict     = "strict"
+)
+
+// What is recorded of stdin. StdinOff is that of a role that states none, where the cluster states none.
+const (
+	StdinOff      = "off"
+	StdinRedacted = "redacted" // without what was typed where the terminal reads lines and does not echo them
+	StdinFull     = "full"
+)
+
+// What roles ask of a person before something is opened. The first of each is that of a role that states none.
+const (
+	MFANone    = "none"
+	MFALogin   = "login"
+	MFASession = "session"
+
+	LockBestEffort = "best-effort"
+	LockStrict     = "strict"
+
+	CredentialCertificate = "certificate"
+	CredentialKey         = "key"
+)
 
 // Role is one resource of kind role.
 type Role struct {
@@ -107,14 +148,9 @@ type Options struct {
 	CreateHostUser        string
 	HostGroups            []string
 	Sudoers               []string
-	RequireModerators     *Moderators
-}
+	RequireModerators     []Moderators
 
-// Moderators are those who must be present in a session.
-type Moderators struct {
-	Count   int
-	Roles   []string
-	OnLeave string
+	counted bool // the cluster counts connections, whoever's: Cluster.Apply
 }
 
 // Device is what roles are matched against. Labels "name" and "uuid" are always the device's own, whatever Labels says.

@@ -119,6 +119,22 @@ func TestForwardTargets(t *testing.T) {
 		{nil, "::ffff:169.254.169.254", "", 80, false},
 		{nil, "meta.internal", "169.254.169.254", 80, false},
 		{nil, "fe80::1%eth0", "", 80, false},
+		{nil, "fd00:ec2::254", "", 80, false},
+		{nil, "fd20:ce::254", "", 80, false},
+		{nil, "64:ff9b::169.254.169.254", "", 80, false},
+		{nil, "64:ff9b::10.0.0.1", "", 80, true},
+		{nil, "meta.internal", "100.100.100.200", 80, false},
+		{nil, "meta.internal", "", 80, true}, // not resolved
+		{[]string{"*:80"}, "169.254.169.254", "", 80, false},
+		{[]string{"*:80"}, "meta.internal", "fd00:ec2::254", 80, false},
+		{[]string{"*:80"}, "127.0.0.1", "", 80, true},
+		{[]string{"localhost:80"}, "localhost", "::1", 80, true},
+		{[]string{"*.lan:80"}, "plc.lan", "127.0.0.1", 80, false}, // who answers for .lan does not open the device
+		{[]string{"*.lan:80"}, "plc.lan", "0.0.0.0", 80, false},
+		{[]string{"*.lan:80"}, "plc.lan", "169.254.169.254", 80, false},
+		{[]string{"*.lan:80"}, "plc.lan", "", 80, true},
+		{[]string{"*.lan:80", "127.0.0.0/8:80"}, "plc.lan", "127.0.0.1", 80, true},
+		{[]string{"[fd00:ec2::254]:80"}, "fd00:ec2::254", "", 80, true},
 		{nil, "224.0.0.1", "", 80, false},
 		{[]string{"169.254.0.0/16:80"}, "169.254.169.254", "", 80, true},
 		{[]string{"127.0.0.1:80"}, "localhost", "127.0.0.1", 80, true},
@@ -177,6 +193,14 @@ func randomRole(r *rand.Rand, i int) Role {
 	if r.IntN(3) == 0 {
 		role.Deny = rule()
 	}
+	role.Options = Options{
+		Record: []string{"", RecordOff, RecordBestEffort, RecordStrict}[r.IntN(4)], MFA: []string{"", MFANone, MFALogin, MFASession}[r.IntN(4)],
+		LockMode: []string{"", LockBestEffort, LockStrict}[r.IntN(3)], Credentials: some([]string{CredentialCertificate, CredentialKey}),
+		SessionTTL: time.Duration(r.IntN(3)) * time.Hour,
+	}
+	if r.IntN(2) == 0 {
+		role.Options.DetachedLife = new(time.Duration(r.IntN(3)) * time.Minute)
+	}
 	return role
 }
 
@@ -187,22 +211,32 @@ func TestMergeDoesNotDependOnTheOrderOfRoles(t *testing.T) {
 		for i := range roles {
 			roles[i] = randomRole(r, i)
 		}
-		want, wantBytes := Merge(roles, gw), encode(t, Compile(1, roles, gw))
+		want, wantBytes, all := Merge(roles, gw), encode(t, Compile(1, roles, gw)), summary(roles)
 		for range 4 {
 			r.Shuffle(len(roles), func(i, j int) { roles[i], roles[j] = roles[j], roles[i] })
 			c := Compile(1, roles, gw)
 			if !bytes.Equal(encode(t, c), wantBytes) || !reflect.DeepEqual(Merge(roles, gw), want) {
 				t.Fatalf("order matters: %+v", roles)
 			}
+			if !reflect.DeepEqual(summary(roles), all) {
+				t.Fatalf("order matters to what needs no device: %+v", roles)
+			}
 			back, err := Decode(wantBytes)
 			if err != nil {
 				t.Fatal(err)
 			}
+			// The order in which a user has his roles, too, and one held twice.
+			held := append(names(roles), names(roles)[0])
+			r.Shuffle(len(held), func(i, j int) { held[i], held[j] = held[j], held[i] })
 			for _, login := range []string{"root", "diag", "dx"} {
 				for _, way := range allWays {
-					narrow := back.Access(names(roles)).For(login, way)
+					narrow, direct := back.Access(held).For(login, way), Merge(roles, gw).For(login, way)
+					if narrow.MFA() != direct.MFA() || !slices.Equal(narrow.Credentials(), direct.Credentials()) || narrow.StrictLocks() != direct.StrictLocks() ||
+						narrow.Record != direct.Record || narrow.DetachedLife != direct.DetachedLife || !slices.Equal(narrow.ForwardTo, direct.ForwardTo) {
+						t.Fatalf("%s %s: compiled %+v, from roles %+v", login, way, narrow, direct)
+					}
 					for _, ch := range allChannels {
-						a, b := Evaluate(roles, gw, login, ch, way), back.Evaluate(names(roles), login, ch, way)
+						a, b := Evaluate(roles, gw, login, ch, way), back.Evaluate(held, login, ch, way)
 						if a != b || a.Allowed != slices.Contains(narrow.Channels, ch) {
 							t.Fatalf("%s %s %s: %+v, compiled %+v, access %v", login, ch, way, a, b, narrow.Channels)
 						}
@@ -210,6 +244,14 @@ func TestMergeDoesNotDependOnTheOrderOfRoles(t *testing.T) {
 				}
 			}
 		}
+	}
+}
+
+// summary is all that roles mean where no device is known.
+func summary(roles []Role) []any {
+	return []any{
+		MFA(roles), Credentials(roles), LockMode(roles), SessionTTL(roles, time.Hour), RecordingScope(roles), SessionScope(roles), AuditScope(roles),
+		MayAdmin(roles, "role", "list"), Explain(roles, gw, Question{}), Review(roles, gw),
 	}
 }
 
@@ -322,23 +364,24 @@ func TestResourceErrorsNameTheKey(t *testing.T) {
 		{"allow.logins", 7, "allow.logins: wants a list"},
 		{"allow.logins", []any{7}, "allow.logins[0]: wants text"},
 		{"allow.devices", map[string]any{"*": []any{"x"}}, `allow.devices.*: stands for every device`},
-		{"allow.channels", []any{"x11"}, "allow.channels: x11 is not implemented yet; remove it"},
 		{"allow.channels", []any{"fly"}, `allow.channels: "fly" is not one of`},
-		{"allow.ways", []any{"direct"}, "allow.ways: direct is not implemented yet"},
-		{"allow.join", []any{map[string]any{"roles": []any{"x"}}}, "allow.join: is not implemented yet"},
+		{"allow.ways", []any{"hubs"}, `allow.ways: "hubs" is not one of hub, end-to-end, direct`},
+		{"allow.join", []any{map[string]any{"roles": []any{"x"}}}, "allow.join[0]: needs roles and modes"},
+		{"allow.join", []any{map[string]any{"roles": []any{"x"}, "modes": []any{"watcher"}}}, `allow.join[0].modes: "watcher" is not one of`},
+		{"allow.audit", "some", "allow.audit: "},
 		{"allow.admin", []any{map[string]any{"resource": "x"}}, "allow.admin[0].resource: unknown key"},
 		{"allow.forward_to", []any{"x"}, "allow.forward_to: "},
 		{"allow.recordings", "some", "allow.recordings: "},
 		{"options.session_ttl", "8", "options.session_ttl: wants a duration"},
-		{"options.max_sessions", 4, "options.max_sessions: is not implemented yet; remove it"},
 		{"options.max_sessions", "x", "options.max_sessions: wants a whole number"},
-		{"options.idle_timeout", "15m", "options.idle_timeout: is not implemented yet"},
-		{"options.record", "strict", "options.record: strict is not implemented yet"},
+		{"options.record", "loud", `options.record: "loud" is not one of best-effort, off, strict`},
+		{"options.presence_check", "1s", "options.presence_check: 0, which is never, or 10s to 24h"},
 		{"options.record_stdin", "loud", "options.record_stdin: "},
-		{"options.mfa", "login", "options.mfa: login is not implemented yet"},
-		{"options.credentials", []any{"certificate"}, "options.credentials: is not implemented yet"},
-		{"options.require_moderators", map[string]any{"count": 1}, "options.require_moderators: is not implemented yet"},
-		{"options.reserved", true, "options.reserved: is not implemented yet"},
+		{"options.mfa", "always", `options.mfa: "always" is not one of none, login, session`},
+		{"options.credentials", []any{"password"}, "options.credentials: "},
+		{"options.require_moderators", map[string]any{"count": 1}, "options.require_moderators.roles: name at least one role"},
+		{"options.require_moderators", map[string]any{"roles": "lead"}, "options.require_moderators.count: 1 to 16"},
+		{"options.reserved", "yes", "options.reserved: wants true or false"},
 		{"options.x\x1b[2J", 1, `options."x\x1b[2J": unknown key`},
 	} {
 		_, err := FromMap(set(tt.path, tt.v))
@@ -415,17 +458,6 @@ func FuzzParseTargets(f *testing.F) {
 	})
 }
 
-func BenchmarkEvaluate(b *testing.B) {
-	op, _ := Builtin("operator")
-	c := Compile(1, []Role{{Name: "noroot", Deny: Rule{Logins: []string{"root"}}}, op}, gw)
-	held := []string{"noroot", "operator"}
-	for b.Loop() {
-		if !c.Evaluate(held, "diag", SFTP, WayHub).Allowed {
-			b.Fatal("refused")
-		}
-	}
-}
-
 func TestShortestDetachedLifeOfTheRolesThatAllowCounts(t *testing.T) {
 	with := func(name string, life *time.Duration, allow bool) Role {
 		r := Role{Name: name, Options: Options{DetachedLife: life}}
@@ -477,6 +509,29 @@ func TestDetachedLifeOfARoleHasBounds(t *testing.T) {
 		}
 		if ok && text == "0s" && (r.Options.DetachedLife == nil || *r.Options.DetachedLife != 0) {
 			t.Error("0s was taken for unsaid")
+		}
+	}
+}
+
+func TestAllIsEachOfWhatItStandsFor(t *testing.T) {
+	all := Admin{Resources: []string{"*"}, Verbs: []string{"*"}}
+	admin, _ := Builtin("admin")
+	noCA := Role{Name: "no-ca", Deny: Rule{Admin: []Admin{{Resources: []string{"ca"}, Verbs: []string{"update"}}}}}
+	users := Role{Name: "users", Allow: Rule{Admin: []Admin{{Resources: []string{"user"}, Verbs: []string{"*"}}}}}
+	for _, c := range []struct {
+		what  string
+		roles []Role
+		rule  Admin
+		want  bool
+	}{
+		{"all of who has all", []Role{admin}, all, true},
+		{"all of who is denied a part", []Role{admin, noCA}, all, false},
+		{"a verb over all, denied another", []Role{admin, noCA}, Admin{[]string{"*"}, []string{"list"}}, true},
+		{"all verbs over what he has", []Role{users}, Admin{[]string{"user"}, []string{"*"}}, true},
+		{"a verb over more than he has", []Role{users}, Admin{[]string{"*"}, []string{"list"}}, false},
+	} {
+		if got := MayAdminAll(c.roles, c.rule); got != c.want {
+			t.Errorf("%s: got %v, want %v", c.what, got, c.want)
 		}
 	}
 }

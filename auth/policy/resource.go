@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -89,18 +90,30 @@ func (d *decoder) value(path string, v, at any) {
 		for _, key := range sortedKeys(m) {
 			(*p)[key] = d.list(path+"."+quoteOdd(key), m[key])
 		}
-	case *Rule:
+	case table:
 		d.object(path+".", v, p.fields())
-	case *Options:
-		d.object(path+".", v, p.fields())
-	case **Moderators:
-		*p = new(Moderators)
-		d.object(path+".", v, (*p).fields())
+	case *[]Moderators:
+		one := func(at string, e any) {
+			var m Moderators
+			d.object(at+".", e, m.fields())
+			*p = append(*p, m)
+		}
+		if _, ok := v.(map[string]any); ok { // one needs no brackets
+			one(path, v)
+			return
+		}
+		d.elements(path, v, one)
 	case *[]Join:
 		d.elements(path, v, func(at string, e any) {
 			var j Join
 			d.object(at+".", e, j.fields())
 			*p = append(*p, j)
+		})
+	case *[]RetentionRule:
+		d.elements(path, v, func(at string, e any) {
+			var r RetentionRule
+			d.object(at+".", e, r.fields())
+			*p = append(*p, r)
 		})
 	case *[]Admin:
 		d.elements(path, v, func(at string, e any) {
@@ -164,7 +177,7 @@ func (d *decoder) duration(path string, v any) time.Duration {
 		return 0
 	}
 	s, _ := v.(string)
-	t, err := time.ParseDuration(s)
+	t, err := parseDuration(s)
 	if err != nil || t < 0 {
 		d.add(path, "wants a duration such as 15m or 8h")
 		return 0
@@ -193,6 +206,37 @@ func (d *decoder) list(path string, v any) []string {
 		d.add(path, "wants a list")
 	}
 	return out
+}
+
+// parseDuration is time.ParseDuration that takes days too, 90d.
+func parseDuration(s string) (time.Duration, error) {
+	if n, ok := strings.CutSuffix(s, "d"); ok {
+		days, err := strconv.ParseUint(n, 10, 16)
+		return time.Duration(days) * 24 * time.Hour, err
+	}
+	return time.ParseDuration(s)
+}
+
+// toWholeMap is toMap with the zero values in it, but for empty text.
+func toWholeMap(fields []field) map[string]any {
+	m := toMap(fields)
+	for _, f := range fields {
+		switch p := f.at.(type) {
+		case *bool:
+			m[f.key] = *p
+		case *int:
+			m[f.key] = *p
+		case *time.Duration:
+			m[f.key] = durationText(*p)
+		case *[]string:
+			if len(*p) == 0 {
+				m[f.key] = []any{}
+			}
+		case table:
+			m[f.key] = toWholeMap(p.fields())
+		}
+	}
+	return m
 }
 
 func toMap(fields []field) map[string]any {
@@ -238,18 +282,26 @@ func plain(at any) any {
 			}
 			return m
 		}
-	case *Rule:
+	case table:
 		return nonEmpty(toMap(p.fields()))
-	case *Options:
-		return nonEmpty(toMap(p.fields()))
-	case **Moderators:
-		if *p != nil {
-			return toMap((*p).fields())
+	case *[]Moderators:
+		var list []any
+		for _, m := range *p {
+			list = append(list, toMap(m.fields()))
 		}
+		return nonEmptyList(list)
 	case *[]Join:
 		var list []any
 		for _, j := range *p {
 			list = append(list, toMap(j.fields()))
+		}
+		return nonEmptyList(list)
+	case *[]RetentionRule:
+		var list []any
+		for _, r := range *p {
+			m := toMap(r.fields())
+			m["recordings"] = durationText(r.Recordings) // 0s says something here
+			list = append(list, m)
 		}
 		return nonEmptyList(list)
 	case *[]Admin:
@@ -285,8 +337,12 @@ func nonEmptyList(list []any) any {
 	return list
 }
 
-// durationText writes 8h rather than Go's 8h0m0s.
+// durationText writes 8h rather than Go's 8h0m0s, and whole days from two on as 90d.
 func durationText(d time.Duration) string {
+	const day = 24 * time.Hour
+	if d >= 2*day && d%day == 0 {
+		return strconv.Itoa(int(d/day)) + "d"
+	}
 	s := d.String()
 	if strings.HasSuffix(s, "m0s") {
 		s = strings.TrimSuffix(s, "0s")

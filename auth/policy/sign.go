@@ -21,7 +21,7 @@ var (
 // SignCompiled signs c for one device with the grant key.
 //
 // The blob is an envelope (auth/internal/signed) under the context "hawser policy 1"; the payload is TLV: 1 cluster, string
-// ≤ 253; 2 device, its UUID in text; 3 the encoded Compiled.
+// ≤ 253; 2 device, its UUID in text; 3 the encoded Compiled; 4 recipient, 32 bytes, X25519, repeated ≤ 16: Compiled.Recipients.
 func SignCompiled(key ed25519.PrivateKey, cluster, device string, c Compiled) ([]byte, error) {
 	body, err := c.Encode()
 	if err != nil {
@@ -30,6 +30,9 @@ func SignCompiled(key ed25519.PrivateKey, cluster, device string, c Compiled) ([
 	b := tlv.AppendString(nil, 1, cluster)
 	b = tlv.AppendString(b, 2, device)
 	b = tlv.AppendBytes(b, 3, body)
+	for _, r := range c.Recipients {
+		b = tlv.AppendBytes(b, 4, r[:])
+	}
 	return signed.Seal(signContext, b, key), nil
 }
 
@@ -47,6 +50,7 @@ func OpenCompiled(blob []byte, keys []ed25519.PublicKey, cluster, device string)
 	}
 	var gotCluster, gotDevice string
 	var body []byte
+	var recipients [][32]byte
 	err = tlv.Read(payload, func(tag uint8, v []byte) error {
 		switch tag {
 		case 1:
@@ -55,6 +59,12 @@ func OpenCompiled(blob []byte, keys []ed25519.PublicKey, cluster, device string)
 			return tlv.String(&gotDevice, v, maxUUID)
 		case 3:
 			body = v
+		case 4:
+			if len(recipients) == MaxRecipients {
+				return tlv.ErrLength
+			}
+			recipients = append(recipients, [32]byte{})
+			return tlv.Fixed(recipients[len(recipients)-1][:], v)
 		}
 		return nil
 	})
@@ -68,5 +78,7 @@ func OpenCompiled(blob []byte, keys []ed25519.PublicKey, cluster, device string)
 	case body == nil:
 		return Compiled{}, fmt.Errorf("%w: no body", ErrMalformed)
 	}
-	return Decode(body)
+	c, err := Decode(body)
+	c.Recipients = recipients
+	return c, err
 }

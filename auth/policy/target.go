@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -83,23 +84,32 @@ func (ts Targets) deniesTCP(host string, ip netip.Addr, port uint16) bool {
 	return false
 }
 
-// matches holds one target against a canonical host and address; unresolved is the answer for a network when the address
-// is not known yet.
-func (t target) matches(host string, ip netip.Addr, port uint16, unresolved bool) bool {
+// matches holds one target against a canonical host and address. allows: it is to allow something; then a network matches while the address is
+// not known yet, and a name only what a name may stand for.
+func (t target) matches(host string, ip netip.Addr, port uint16, allows bool) bool {
 	if t.path != "" || port < t.from || port > t.to {
 		return false
 	}
 	if t.network.IsValid() {
 		if !ip.IsValid() {
-			return unresolved
+			return allows
 		}
 		return t.network.Contains(ip)
+	}
+	if allows && !reachableByName(t.host, ip) {
+		return false
 	}
 	if t.host == "*" {
 		return true
 	}
 	_, err := netip.ParseAddr(host)
 	return err != nil && glob(t.host, host) // a name pattern never matches an address, so 10.* cannot pass for a network
+}
+
+// reachableByName reports whether a rule with the name may allow the address at all: whoever answers for names in DNS must not choose what of
+// the device itself, or of its cloud, is reached. Those take a rule with their address.
+func reachableByName(name string, ip netip.Addr) bool {
+	return reachableByDefault(ip) && (!ip.IsLoopback() || name == "*" || name == "localhost")
 }
 
 // canonical lower-cases the host, drops a final dot, and reduces an address to the one that is really dialled: no zone, no
@@ -122,9 +132,38 @@ func canonical(host string, ip netip.Addr) (string, netip.Addr) {
 
 var broadcast = netip.AddrFrom4([4]byte{255, 255, 255, 255})
 
-func reachableByDefault(ip netip.Addr) bool {
-	return !ip.IsLinkLocalUnicast() && !ip.IsMulticast() && ip != broadcast
+// metadata are addresses at which clouds give their machines credentials and settings: most clouds', and Amazon's, Google's, Alibaba's, Azure's.
+var metadata = [...]netip.Addr{
+	netip.AddrFrom4([4]byte{169, 254, 169, 254}),
+	netip.AddrFrom16([16]byte{0: 0xfd, 2: 0x0e, 3: 0xc2, 14: 2, 15: 0x54}), netip.AddrFrom16([16]byte{0: 0xfd, 1: 0x20, 3: 0xce, 14: 2, 15: 0x54}),
+	netip.AddrFrom4([4]byte{100, 100, 100, 200}), netip.AddrFrom4([4]byte{168, 63, 129, 16}),
 }
+
+// Metadata reports whether an address, without a zone, is one at which clouds give their machines credentials.
+func Metadata(ip netip.Addr) bool { return slices.Contains(metadata[:], Translated(ip)) }
+
+// reachableByDefault is what no rule has to name. The zero ip is not known yet.
+func reachableByDefault(ip netip.Addr) bool {
+	ip = Translated(ip)
+	return !ip.IsLinkLocalUnicast() && !ip.IsMulticast() && ip != broadcast && !Metadata(ip)
+}
+
+// OfOneHost tells whether an address can be one server's that people are to reach: not that of many, of none, or of a cloud's credentials.
+func OfOneHost(ip netip.Addr) bool {
+	ip = Translated(ip)
+	return !ip.IsUnspecified() && !ip.IsMulticast() && ip != broadcast && !Metadata(ip)
+}
+
+// Translated is the IPv4 address that an IPv6 address reaches in the end; of any other the address itself.
+func Translated(ip netip.Addr) netip.Addr {
+	if b := ip.As16(); ip.Is6() && [12]byte(b[:12]) == nat64 {
+		return netip.AddrFrom4([4]byte(b[12:]))
+	}
+	return ip.Unmap()
+}
+
+// nat64 is the prefix behind which a translator reaches IPv4 addresses.
+var nat64 = [12]byte{0, 0x64, 0xff, 0x9b}
 
 func cleanPath(name string) bool {
 	return strings.HasPrefix(name, "/") && path.Clean(name) == name && !strings.ContainsRune(name, 0)

@@ -9,13 +9,16 @@ import (
 
 // What a role may name.
 var (
-	adminResources = []string{"*", "device", "hub", "recording", "role", "session", "token", "user"}
-	adminVerbs     = []string{"*", "create", "delete", "get", "list", "update"}
+	adminResources = []string{"*", "audit", "backup", "ca", "cluster", "device", "hub", "lock", "recording", "role", "session", "token", "user"}
+	adminVerbs     = []string{"*", "create", "delete", "get", "hold", "list", "update"}
 	scopes         = []string{"", ScopeAll, ScopeNone, ScopeOwn}
+	rolesChannels  = allChannels
+	rolesWays      = []string{WayHub, WayEndToEnd, WayDirect}
+	joinModes      = JoinModes()
 )
 
-// Validate returns every problem of a role, each beginning with the path of the key. What a later version will implement is
-// a problem too, unless it is set to what happens anyway: an option that does nothing would be believed in.
+// Validate returns every problem of a role, each beginning with the path of the key. Pending says which of what is valid is
+// not yet in force.
 func Validate(r Role) []error {
 	v := &validator{}
 	if !validName(r.Name) {
@@ -33,32 +36,30 @@ func (v *validator) add(path, format string, args ...any) {
 	v.problems = append(v.problems, fmt.Errorf("%s: %s", path, fmt.Sprintf(format, args...)))
 }
 
-func (v *validator) missing(path string, unset bool) {
-	if !unset {
-		v.add(path, "is not implemented yet; remove it")
+func (v *validator) devices(path string, devices map[string][]string) {
+	if len(devices) > maxLabels {
+		v.add(path, "more than %d labels", maxLabels)
 	}
-}
-
-func (v *validator) rule(path string, r Rule) {
-	if len(r.Devices) > maxLabels {
-		v.add(path+".devices", "more than %d labels", maxLabels)
-	}
-	for _, key := range sortedKeys(r.Devices) {
-		at := path + ".devices." + key
+	for _, key := range sortedKeys(devices) {
+		at := path + "." + key
 		if key == "" || len(key) > maxLabel || !printable(key) {
-			v.add(path+".devices", "%.100q is no label", key)
+			v.add(path, "%.100q is no label", key)
 			continue
 		}
-		if key == "*" && !slices.Equal(r.Devices[key], []string{"*"}) {
+		if key == "*" && !slices.Equal(devices[key], []string{"*"}) {
 			v.add(at, `stands for every device and takes only ["*"]`)
 		} else if key != "*" && strings.Contains(key, "*") {
 			v.add(at, "only values may hold *")
 		}
-		if len(r.Devices[key]) == 0 {
+		if len(devices[key]) == 0 {
 			v.add(at, "matches nothing; name a value or remove it")
 		}
-		v.list(at, r.Devices[key])
+		v.list(at, devices[key])
 	}
+}
+
+func (v *validator) rule(path string, r Rule) {
+	v.devices(path+".devices", r.Devices)
 	v.list(path+".logins", r.Logins)
 	v.list(path+".forward_to", r.ForwardTo)
 	for _, s := range r.ForwardTo {
@@ -66,12 +67,22 @@ func (v *validator) rule(path string, r Rule) {
 			v.add(path+".forward_to", "%.100q is %v", s, err)
 		}
 	}
-	v.oneOf(path+".channels", r.Channels, allChannels, "x11")
-	v.oneOf(path+".ways", r.Ways, allWays, "direct")
+	v.oneOf(path+".channels", r.Channels, rolesChannels)
+	v.oneOf(path+".ways", r.Ways, rolesWays)
 	v.scope(path+".recordings", r.Recordings)
 	v.scope(path+".sessions", r.Sessions)
-	v.missing(path+".audit", r.Audit == "" || r.Audit == ScopeNone)
-	v.missing(path+".join", len(r.Join) == 0)
+	v.scope(path+".audit", r.Audit)
+	if len(r.Join) > maxList {
+		v.add(path+".join", "more than %d elements", maxList)
+	}
+	for i, j := range r.Join {
+		at := fmt.Sprintf("%s.join[%d]", path, i)
+		if len(j.Roles) == 0 || len(j.Modes) == 0 {
+			v.add(at, "needs roles and modes")
+		}
+		v.list(at+".roles", j.Roles)
+		v.oneOf(at+".modes", j.Modes, joinModes)
+	}
 	if len(r.Admin) > maxList {
 		v.add(path+".admin", "more than %d elements", maxList)
 	}
@@ -87,40 +98,33 @@ func (v *validator) rule(path string, r Rule) {
 
 func (v *validator) options(o Options) {
 	const at = "options."
-	v.missing(at+"max_connections", o.MaxConnections == 0)
-	v.missing(at+"max_sessions", o.MaxSessions == 0)
-	v.missing(at+"reserved", !o.Reserved)
 	if o.DetachedLife != nil && (*o.DetachedLife < 0 || *o.DetachedLife > MaxDetachedLife) {
 		v.add(at+"detached_life", "0 to 60m")
 	}
-	v.missing(at+"presence_check", o.PresenceCheck == 0)
-	v.missing(at+"idle_timeout", o.IdleTimeout == 0)
-	v.missing(at+"max_session_duration", o.MaxSessionDuration == 0)
 	if o.SessionTTL < 0 || o.SessionTTL != 0 && o.SessionTTL < time.Minute {
 		v.add(at+"session_ttl", "at least 1m")
 	}
-	v.missing(at+"disconnect_expired_cert", !o.DisconnectExpiredCert)
-	v.choice(at+"record", o.Record, RecordBestEffort, "strict", "off")
-	v.choice(at+"record_stdin", o.RecordStdin, "off", "redacted", "full")
-	v.choice(at+"mfa", o.MFA, "none", "login", "session")
-	v.choice(at+"lock_mode", o.LockMode, "best-effort", "strict")
+	if o.PresenceCheck != 0 && (o.PresenceCheck < minPresence || o.PresenceCheck > maxPresence) {
+		v.add(at+"presence_check", "0, which is never, or %s to %s", durationText(minPresence), durationText(maxPresence))
+	}
+	v.limit(at+"idle_timeout", o.IdleTimeout)
+	v.limit(at+"max_session_duration", o.MaxSessionDuration)
+	v.choice(at+"record", o.Record, RecordBestEffort, RecordOff, RecordStrict)
+	v.choice(at+"record_stdin", o.RecordStdin, StdinOff, StdinRedacted, StdinFull)
+	v.choice(at+"mfa", o.MFA, MFANone, MFALogin, MFASession)
+	v.choice(at+"lock_mode", o.LockMode, LockBestEffort, LockStrict)
 	v.choice(at+"cap_mode", o.CapMode, "available", "exact")
-	v.oneOf(at+"credentials", o.Credentials, []string{"certificate", "key"})
-	v.missing(at+"credentials", len(o.Credentials) == 0 || len(sorted(o.Credentials)) == 2)
+	v.oneOf(at+"credentials", o.Credentials, []string{CredentialCertificate, CredentialKey})
 	v.choice(at+"create_host_user", o.CreateHostUser, "off", "keep", "drop")
-	v.missing(at+"host_groups", len(o.HostGroups) == 0)
-	v.missing(at+"sudoers", len(o.Sudoers) == 0)
-	v.missing(at+"require_moderators", o.RequireModerators == nil)
+	v.list(at+"host_groups", o.HostGroups)
+	v.lines(at+"sudoers", o.Sudoers)
+	v.moderators(at+"require_moderators", o.RequireModerators)
 }
 
-// choice accepts the default, says of later that they are not implemented yet, and of anything else what there is.
-func (v *validator) choice(path, got, standard string, later ...string) {
-	switch {
-	case got == "" || got == standard:
-	case slices.Contains(later, got):
-		v.add(path, "%s is not implemented yet; remove it or say %s", got, standard)
-	default:
-		v.add(path, "%.100q is not one of %s", got, strings.Join(append([]string{standard}, later...), ", "))
+// choice accepts nothing, the default and the others.
+func (v *validator) choice(path, got, standard string, others ...string) {
+	if got != "" && got != standard && !slices.Contains(others, got) {
+		v.add(path, "%.100q is not one of %s", got, strings.Join(append([]string{standard}, others...), ", "))
 	}
 }
 
@@ -130,17 +134,25 @@ func (v *validator) scope(path, got string) {
 	}
 }
 
-func (v *validator) oneOf(path string, list, known []string, later ...string) {
+func (v *validator) oneOf(path string, list, known []string) {
 	if len(list) > maxList {
 		v.add(path, "more than %d elements", maxList)
 	}
 	for _, s := range list {
-		switch {
-		case slices.Contains(known, s):
-		case slices.Contains(later, s):
-			v.add(path, "%s is not implemented yet; remove it", s)
-		default:
+		if !slices.Contains(known, s) {
 			v.add(path, "%.100q is not one of %s", s, strings.Join(known, ", "))
+		}
+	}
+}
+
+// lines is list for elements that may hold spaces.
+func (v *validator) lines(path string, list []string) {
+	if len(list) > maxList {
+		v.add(path, "more than %d elements", maxList)
+	}
+	for _, s := range list {
+		if s == "" || len(s) > maxElement || !printable(strings.ReplaceAll(s, " ", "")) {
+			v.add(path, "%.100q is empty, too long or not printable", s)
 		}
 	}
 }
