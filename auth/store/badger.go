@@ -13,10 +13,13 @@ import (
 // Options of OpenState and OpenRecordings.
 type Options struct {
 	Logger *slog.Logger // nil discards
-	// MinFree is the free disk space in bytes below which writes are refused with ErrNoSpace; 0 is 160 MiB.
+	// MinFree is the free disk space in bytes below which writes are refused with ErrNoSpace; 0 is 160 MiB, for recordings 256 MiB.
 	MinFree uint64
 	// Free tells the free space of the directory's file system; nil asks the system.
 	Free func(dir string) (uint64, error)
+	// OpenWeeks is how many weeks of recordings stay open while nobody reads them, at about 11 MB each; 0 is by the machine's memory. State
+	// does not use it.
+	OpenWeeks int
 	// Keep is how many revisions a watch may go back; 0 is 20,000. Recordings do not use it.
 	Keep uint64
 }
@@ -35,6 +38,27 @@ func (o Options) withDefaults() Options {
 		o.Keep = keptRevisions
 	}
 	return o
+}
+
+// withRecordingDefaults is withDefaults for recordings: they must leave room for what the service cannot do without.
+func (o Options) withRecordingDefaults() Options {
+	if o.MinFree == 0 {
+		o.MinFree = minFreeRecordings
+	}
+	if o.OpenWeeks == 0 {
+		o.OpenWeeks = openWeeks()
+	}
+	return o.withDefaults()
+}
+
+// openWeeks is how many weeks fit into a sixteenth of the machine's memory.
+func openWeeks() int {
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return minOpenWeeks
+	}
+	const week = 11 << 20
+	return min(max(int(uint64(info.Totalram)*uint64(info.Unit)/16/week), minOpenWeeks), maxOpenWeeks)
 }
 
 // checkSpace refuses when less than least bytes are free.

@@ -18,6 +18,7 @@ import (
 var (
 	keyHead     = []byte("m/head")  // the revision
 	keyFloor    = []byte("m/floor") // changelog entries up to this revision are gone
+	keyDigest   = []byte("m/sum")   // digest of all records
 	prefixData  = []byte("d/")      // d/KEY: a record
 	prefixLog   = []byte("c/")      // c/REVISION: the events of one revision
 	prefixLease = []byte("l/")      // l/ID: ttl and deadline, nanoseconds
@@ -42,6 +43,7 @@ type BadgerState struct {
 	mu      sync.Mutex
 	head    uint64 // durable
 	floor   uint64
+	digest  digest
 	leases  leases
 	changed chan struct{} // closed and replaced at each commit
 	closed  bool
@@ -90,11 +92,15 @@ func OpenState(dir string, o Options) (*BadgerState, error) {
 	if s.high, err = openHighWater(dir); err != nil {
 		return nil, fmt.Errorf("open state in %s: %w", dir, err)
 	}
-	s.db, err = badger.Open(badgerOptions(filepath.Join(dir, "db"), s.o.Logger, s.poison))
+	s.db, err = openBadger(badgerOptions(filepath.Join(dir, "db"), s.o.Logger, s.poison))
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open state in %s: %w", dir, err), s.high.f.Close())
 	}
-	if err := s.load(); err != nil {
+	if err = s.load(); err == nil {
+		// Nothing was lost, so what is there is what was acknowledged last, even where the file was.
+		err = s.high.set(s.head)
+	}
+	if err != nil {
 		return nil, errors.Join(fmt.Errorf("open state in %s: %w", dir, err), s.db.Close(), s.high.f.Close())
 	}
 	go s.commitLoop()
@@ -111,28 +117,62 @@ func (s *BadgerState) load() error {
 		if s.floor, err = getUint(t, keyFloor); err != nil {
 			return err
 		}
-		it := t.NewIterator(badger.IteratorOptions{Prefix: prefixLog, Reverse: true})
-		it.Seek(append(bytes.Clone(prefixLog), 0xff))
-		last := uint64(0)
-		if it.Valid() {
-			last = binary.BigEndian.Uint64(it.Item().Key()[len(prefixLog):])
+		last, err := checkLog(t, s.floor)
+		if err != nil {
+			return err
 		}
-		it.Close()
 		if s.head != last {
-			return fmt.Errorf("%w: revision %d but changelog ends at %d; restore a backup with `hawser backup restore`", ErrDamaged, s.head, last)
+			return fmt.Errorf("%w: revision %d but changelog ends at %d; %s", ErrDamaged, s.head, last, restoreHint)
 		}
 		if s.head < s.high.rev {
-			return fmt.Errorf("%w: revision %d was acknowledged, the database ends at %d; restore a backup with `hawser backup restore`", ErrDamaged, s.high.rev, s.head)
+			return fmt.Errorf("%w: revision %d was acknowledged, the database ends at %d; %s", ErrDamaged, s.high.rev, s.head, restoreHint)
 		}
-		return s.loadLeases(t)
+		if err := s.loadLeases(t); err != nil {
+			return err
+		}
+		if s.head == 0 && s.digest.count > 0 {
+			return fmt.Errorf("%w: %d records without a revision; %s", ErrDamaged, s.digest.count, restoreHint)
+		}
+		item, err := t.Get(keyDigest)
+		if errors.Is(err, badger.ErrKeyNotFound) {
+			return nil // written before there were digests; the next commit writes one
+		}
+		if err != nil {
+			return err
+		}
+		v, err := item.ValueCopy(nil)
+		if err != nil {
+			return err
+		}
+		want, err := decodeDigest(v)
+		if err == nil && want != s.digest {
+			err = fmt.Errorf("%w: %d records, but not the %d that were written; %s", ErrDamaged, s.digest.count, want.count, restoreHint)
+		}
+		return err
 	})
 }
 
+// checkLog returns the last revision of the changelog, which has every one after floor.
+func checkLog(t *badger.Txn, floor uint64) (uint64, error) {
+	it := t.NewIterator(badger.IteratorOptions{Prefix: prefixLog})
+	defer it.Close()
+	last := floor
+	for it.Rewind(); it.Valid(); it.Next() {
+		rev := binary.BigEndian.Uint64(it.Item().Key()[len(prefixLog):])
+		if rev != last+1 {
+			return 0, fmt.Errorf("%w: changelog goes from %d to %d; %s", ErrDamaged, last, rev, restoreHint)
+		}
+		last = rev
+	}
+	return last, nil
+}
+
+// loadLeases reads the leases and, with all records, what hangs on them, and their digest.
 func (s *BadgerState) loadLeases(t *badger.Txn) error {
 	now := time.Now()
 	err := each(t, prefixLease, func(key string, v []byte) error {
 		if len(key) != 8 || len(v) != 16 {
-			return fmt.Errorf("%w: lease", ErrDamaged)
+			return fmt.Errorf("%w: lease; %s", ErrDamaged, restoreHint)
 		}
 		id := LeaseID(binary.BigEndian.Uint64([]byte(key)))
 		ttl := time.Duration(binary.BigEndian.Uint64(v))
@@ -146,6 +186,7 @@ func (s *BadgerState) loadLeases(t *badger.Txn) error {
 		return err
 	}
 	return each(t, prefixData, func(key string, v []byte) error {
+		s.digest.add(key, v)
 		kv, err := decodeRecord(key, v)
 		if err == nil && kv.Lease != 0 {
 			s.leases.track([]Event{{Type: EventPut, KV: kv}})
@@ -193,6 +234,26 @@ func (s *BadgerState) Range(ctx context.Context, prefix, after string, limit int
 		return nil
 	})
 	return kvs, rev, err
+}
+
+// Snapshot implements State.
+func (s *BadgerState) Snapshot(ctx context.Context, fn func(KV) error) (rev uint64, err error) {
+	err = s.view(ctx, func(t *badger.Txn) error {
+		if rev, err = getUint(t, keyHead); err != nil {
+			return err
+		}
+		return each(t, prefixData, func(key string, v []byte) error {
+			if ctx.Err() != nil {
+				return context.Cause(ctx)
+			}
+			kv, err := decodeRecord(key, v)
+			if err != nil {
+				return err
+			}
+			return fn(kv)
+		})
+	})
+	return rev, err
 }
 
 // Txn implements State.
@@ -332,7 +393,7 @@ func (s *BadgerState) Close() error {
 		close(s.stop)   // no new transaction is taken, watchers end
 		<-s.done        // the running commit is durable and acknowledged, the high-water file written
 		s.active.Wait() // nobody reads the database
-		s.closeEr = errors.Join(s.db.Close(), s.high.f.Close())
+		s.closeEr = errors.Join(s.db.Close(), s.high.close())
 	})
 	return s.closeEr
 }

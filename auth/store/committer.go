@@ -52,7 +52,7 @@ func (s *BadgerState) commitLoop() {
 	for {
 		s.mu.Lock()
 		ended, wait := s.leases.expired(time.Now())
-		idle := s.head != s.high.rev
+		idle := s.high.rev != s.high.synced
 		s.mu.Unlock()
 		if len(ended) > 0 && retry == 0 {
 			r := &request{ctx: context.Background(), revoke: ended[0], reply: make(chan result, 1)}
@@ -77,9 +77,9 @@ func (s *BadgerState) commitLoop() {
 			s.commit(s.group(r))
 		case <-timer.C:
 			retry = 0
-			s.writeHighWater()
+			s.syncHighWater()
 		case <-s.stop:
-			s.writeHighWater()
+			s.syncHighWater()
 			return
 		}
 	}
@@ -109,7 +109,7 @@ func (s *BadgerState) group(first *request) []*request {
 
 // commit does a group of requests in one durable transaction and answers them.
 func (s *BadgerState) commit(group []*request) {
-	staged, head, floor, err := s.write(group)
+	staged, head, floor, sum, err := s.write(group)
 	if err != nil {
 		for _, r := range staged {
 			r.reply <- result{err: err}
@@ -118,7 +118,7 @@ func (s *BadgerState) commit(group []*request) {
 	}
 	s.mu.Lock()
 	changed := head != s.head
-	s.head, s.floor = head, floor
+	s.head, s.floor, s.digest = head, floor, sum
 	for _, r := range staged {
 		s.leases.track(r.events)
 		if r.grant != 0 {
@@ -131,11 +131,15 @@ func (s *BadgerState) commit(group []*request) {
 		s.changed = make(chan struct{})
 	}
 	s.mu.Unlock()
+	// Before anybody is answered: what is acknowledged must be known outside the database.
+	if err := s.high.set(head); err != nil {
+		s.poison(fmt.Sprintf("high-water file: %v", err))
+	}
 	for _, r := range staged {
 		r.reply <- result{rev: r.rev}
 	}
-	if head >= s.high.rev+highWaterEvery {
-		s.writeHighWater()
+	if head >= s.high.synced+highWaterEvery {
+		s.syncHighWater()
 	}
 }
 
@@ -149,34 +153,34 @@ func (s *BadgerState) grantLocked(r *request) {
 }
 
 // write stages the requests whose conditions hold and commits them; the others it answers at once.
-func (s *BadgerState) write(group []*request) (staged []*request, head, floor uint64, err error) {
+func (s *BadgerState) write(group []*request) (staged []*request, head, floor uint64, sum digest, err error) {
 	s.mu.Lock()
-	head, floor, err = s.head, s.floor, s.failed
+	head, floor, sum, err = s.head, s.floor, s.digest, s.failed
 	s.mu.Unlock()
 	if err != nil {
-		return group, head, floor, err
+		return group, head, floor, sum, err
 	}
 	t := s.db.NewTransaction(true)
 	defer t.Discard()
 	before := head
 	full := s.o.checkSpace(s.dir, s.o.MinFree)
 	for i, r := range group {
-		rev, err := s.stage(t, r, head, full)
+		rev, err := s.stage(t, r, head, full, &sum)
 		if err == nil {
 			head, r.rev = rev, rev
 			staged = append(staged, r)
 			continue
 		}
 		if s.broken() {
-			return append(staged, group[i:]...), head, floor, err
+			return append(staged, group[i:]...), head, floor, sum, err
 		}
 		r.reply <- result{err: err}
 	}
 	if len(staged) == 0 {
-		return nil, head, floor, nil
+		return nil, head, floor, sum, nil
 	}
 	if head != before {
-		floor, err = s.stageHead(t, head, floor)
+		floor, err = s.stageHead(t, head, floor, sum)
 	}
 	if err == nil {
 		err = t.Commit()
@@ -187,7 +191,7 @@ func (s *BadgerState) write(group []*request) (staged []*request, head, floor ui
 	s.mu.Lock()
 	err = s.failed
 	s.mu.Unlock()
-	return staged, head, floor, err
+	return staged, head, floor, sum, err
 }
 
 func (s *BadgerState) broken() bool {
@@ -198,7 +202,7 @@ func (s *BadgerState) broken() bool {
 
 // stage writes one request into t. After an error of the request itself t is unchanged; an error of the
 // database poisons the store.
-func (s *BadgerState) stage(t *badger.Txn, r *request, head uint64, full error) (uint64, error) {
+func (s *BadgerState) stage(t *badger.Txn, r *request, head uint64, full error, sum *digest) (uint64, error) {
 	if r.ctx.Err() != nil {
 		return head, context.Cause(r.ctx)
 	}
@@ -227,7 +231,10 @@ func (s *BadgerState) stage(t *badger.Txn, r *request, head uint64, full error) 
 	if err != nil {
 		return head, err
 	}
-	if err := s.stageWrites(t, r, head+1, events); err != nil {
+	if err = sum.follow(t, events); err == nil {
+		err = s.stageWrites(t, r, head+1, events)
+	}
+	if err != nil {
 		s.poison(err.Error())
 		return head, err
 	}
@@ -277,7 +284,10 @@ func frees(r *request, ops []Op) bool {
 }
 
 // stageHead writes the revision and forgets the oldest changelog entries. It returns the new floor.
-func (s *BadgerState) stageHead(t *badger.Txn, head, floor uint64) (uint64, error) {
+func (s *BadgerState) stageHead(t *badger.Txn, head, floor uint64, sum digest) (uint64, error) {
+	if err := t.Set(keyDigest, sum.encode()); err != nil {
+		return floor, err
+	}
 	if err := t.Set(keyHead, binary.BigEndian.AppendUint64(nil, head)); err != nil {
 		return floor, err
 	}
@@ -293,12 +303,9 @@ func (s *BadgerState) stageHead(t *badger.Txn, head, floor uint64) (uint64, erro
 	return to, t.Set(keyFloor, binary.BigEndian.AppendUint64(nil, to))
 }
 
-// writeHighWater notes the durable revision outside the database.
-func (s *BadgerState) writeHighWater() {
-	s.mu.Lock()
-	head := s.head
-	s.mu.Unlock()
-	if err := s.high.set(head); err != nil {
+// syncHighWater makes the revision noted outside the database durable.
+func (s *BadgerState) syncHighWater() {
+	if err := s.high.sync(); err != nil {
 		s.poison(fmt.Sprintf("high-water file: %v", err))
 	}
 }

@@ -72,7 +72,7 @@ func FuzzDecodeManifest(f *testing.F) {
 		if err != nil {
 			return
 		}
-		if w := week(m.Start); strings.ContainsAny(w, "/.\x00") {
+		if w := Week(m.Start); strings.ContainsAny(w, "/.\x00") {
 			t.Errorf("a recording of %v lies in %q", m.Start, w)
 		}
 		out, err := m.encode()
@@ -89,6 +89,31 @@ func FuzzDecodeManifest(f *testing.F) {
 		again.Start, again.End = m.Start, m.End
 		if !reflect.DeepEqual(m, again) {
 			t.Errorf("%+v came back as %+v", m, again)
+		}
+	})
+}
+
+func FuzzDecodeDigest(f *testing.F) {
+	f.Add(digest{[2]uint64{1, 1<<64 - 1}, 3}.encode())
+	f.Add([]byte{1})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d, err := decodeDigest(b)
+		if (err == nil) != (len(b) == digestSize) {
+			t.Fatalf("%d bytes: %v", len(b), err)
+		}
+		if err == nil && !bytes.Equal(d.encode(), b) {
+			t.Errorf("%+v is stored as other bytes", d)
+		}
+	})
+}
+
+func FuzzWeekEnd(f *testing.F) {
+	f.Add("2026-W47")
+	f.Add("2026-W00")
+	f.Fuzz(func(t *testing.T, name string) {
+		// What is no name of a week must never be removed as one.
+		if end, ok := weekEnd(name); ok && Week(end.Add(-time.Second)) != name {
+			t.Errorf("%q ends %v, in %s", name, end, Week(end.Add(-time.Second)))
 		}
 	})
 }

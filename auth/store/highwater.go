@@ -8,6 +8,8 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // highWater is a file beside the database that says which revision was reached. Badger cuts a damaged log
@@ -16,9 +18,10 @@ import (
 // Two slots of 16 bytes (revision, CRC-32 of it, zeros) in blocks of their own, written in turn: a torn write
 // leaves the other.
 type highWater struct {
-	f    *os.File
-	slot int64
-	rev  uint64
+	f      *os.File
+	slot   int64
+	rev    uint64
+	synced uint64 // rev when the file was synced last
 }
 
 const (
@@ -27,9 +30,17 @@ const (
 )
 
 func openHighWater(dir string) (*highWater, error) {
-	f, err := os.OpenFile(filepath.Join(dir, "high-water"), os.O_RDWR|os.O_CREATE, 0o600)
+	return openHighWaterFile(filepath.Join(dir, "high-water"))
+}
+
+// openHighWaterFile takes the file for this process: whoever holds it may open what it guards.
+func openHighWaterFile(name string) (*highWater, error) {
+	f, err := os.OpenFile(name, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("%w: %s", ErrInUse, name), f.Close())
 	}
 	h := &highWater{f: f}
 	valid, present := 0, 0
@@ -51,8 +62,9 @@ func openHighWater(dir string) (*highWater, error) {
 		}
 	}
 	if present > 0 && valid == 0 {
-		return nil, errors.Join(fmt.Errorf("%w: high-water file", ErrDamaged), f.Close())
+		return nil, errors.Join(fmt.Errorf("%w: %s; %s", ErrDamaged, name, restoreHint), f.Close())
 	}
+	h.synced = h.rev
 	return h, nil
 }
 
@@ -67,9 +79,20 @@ func (h *highWater) set(rev uint64) error {
 	if _, err := h.f.WriteAt(b, h.slot*highWaterSlot); err != nil {
 		return err
 	}
-	if err := h.f.Sync(); err != nil {
-		return err
-	}
 	h.slot, h.rev = 1-h.slot, rev
 	return nil
 }
+
+// sync makes what set wrote last through a power cut.
+func (h *highWater) sync() error {
+	if h.synced == h.rev {
+		return nil
+	}
+	if err := h.f.Sync(); err != nil {
+		return err
+	}
+	h.synced = h.rev
+	return nil
+}
+
+func (h *highWater) close() error { return errors.Join(h.sync(), h.f.Close()) }

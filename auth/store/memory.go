@@ -14,7 +14,9 @@ import (
 type Memory struct {
 	mu      sync.Mutex
 	kvs     map[string]KV
-	log     [][]Event // log[i] is revision i+1
+	log     [][]Event // log[i] is revision floor+i+1
+	floor   uint64    // what was before is forgotten
+	keep    uint64
 	leases  leases
 	changed chan struct{} // closed and replaced at each revision
 	closed  bool
@@ -26,7 +28,7 @@ var _ State = (*Memory)(nil)
 
 // NewMemory makes an empty store.
 func NewMemory() *Memory {
-	return &Memory{kvs: map[string]KV{}, leases: newLeases(), changed: make(chan struct{}), stop: make(chan struct{})}
+	return &Memory{keep: keptRevisions, kvs: map[string]KV{}, leases: newLeases(), changed: make(chan struct{}), stop: make(chan struct{})}
 }
 
 // Get implements State.
@@ -63,7 +65,7 @@ func (m *Memory) Range(ctx context.Context, prefix, after string, limit int) ([]
 		kv.Value = slices.Clone(kv.Value)
 		out = append(out, kv)
 	}
-	return out, uint64(len(m.log)), nil
+	return out, m.headLocked(), nil
 }
 
 // Txn implements State.
@@ -83,12 +85,12 @@ func (m *Memory) Txn(ctx context.Context, conds []Cond, ops []Op) (uint64, error
 }
 
 func (m *Memory) txnLocked(conds []Cond, ops []Op) (uint64, error) {
-	events, err := apply(uint64(len(m.log))+1, conds, ops, func(key string) (KV, bool, error) {
+	events, err := apply(m.headLocked()+1, conds, ops, func(key string) (KV, bool, error) {
 		kv, ok := m.kvs[key]
 		return kv, ok, nil
 	})
 	if err != nil || len(events) == 0 {
-		return uint64(len(m.log)), err
+		return m.headLocked(), err
 	}
 	m.leases.track(events)
 	for _, e := range events {
@@ -99,19 +101,39 @@ func (m *Memory) txnLocked(conds []Cond, ops []Op) (uint64, error) {
 		}
 	}
 	m.log = append(m.log, events)
+	if n := uint64(len(m.log)); n >= m.keep+compactSlack {
+		m.floor += n - m.keep
+		m.log = slices.Clone(m.log[n-m.keep:])
+	}
 	close(m.changed)
 	m.changed = make(chan struct{})
-	return uint64(len(m.log)), nil
+	return m.headLocked(), nil
 }
 
-// Watch implements State. The log is never compacted.
+func (m *Memory) headLocked() uint64 { return m.floor + uint64(len(m.log)) }
+
+// Snapshot implements State.
+func (m *Memory) Snapshot(ctx context.Context, fn func(KV) error) (uint64, error) {
+	kvs, rev, err := m.Range(ctx, "", "", 0)
+	for _, kv := range kvs {
+		if err != nil {
+			break
+		}
+		if err = fn(kv); err == nil && ctx.Err() != nil {
+			err = context.Cause(ctx)
+		}
+	}
+	return rev, err
+}
+
+// Watch implements State.
 func (m *Memory) Watch(ctx context.Context, prefix string, from uint64) (<-chan []Event, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if err := m.enterLocked(ctx); err != nil {
 		return nil, err
 	}
-	if from > uint64(len(m.log)) {
+	if from > m.headLocked() || from < m.floor {
 		return nil, ErrCompacted
 	}
 	out := make(chan []Event)
@@ -120,7 +142,11 @@ func (m *Memory) Watch(ctx context.Context, prefix string, from uint64) (<-chan 
 		for {
 			m.mu.Lock()
 			wait := m.expireLocked()
-			fresh, changed := m.log[from:], m.changed
+			if from < m.floor {
+				m.mu.Unlock()
+				return
+			}
+			fresh, changed := m.log[from-m.floor:], m.changed
 			m.mu.Unlock()
 			from += uint64(len(fresh))
 			var events []Event

@@ -1,490 +1,157 @@
 package store
 
 import (
-	"bytes"
 	"context"
-	"encoding/binary"
-	"errors"
-	"fmt"
-	"os"
-	"path/filepath"
-	"slices"
-	"sync"
-
-	"github.com/dgraph-io/badger/v4"
+	"time"
 )
 
-// Recordings keeps recordings in one Badger database per week of their start, so that retention removes a
-// directory. One goroutine commits the chunks of all sessions that are waiting in one synced transaction for
-// each week concerned. Safe for concurrent use.
-type Recordings struct {
-	dir      string
-	o        Options
-	requests chan *write
-	stop     chan struct{}
-	done     chan struct{}
+// Recordings keeps recordings: for each a manifest, chunks that only grow, and side objects made of them. All methods are safe for concurrent
+// use. What a method has acknowledged is durable.
+type Recordings interface {
+	// PutManifest writes a recording's manifest; the first creates the recording. A later one with another start is an error; one with
+	// Closed ends it. Chunks, Bytes, Hold and Removed are the store's: what m says of them is not looked at.
+	PutManifest(ctx context.Context, m Manifest) error
+	// UpdateManifest calls fn with the manifest as it is and writes what fn makes of it, with nothing in between, and returns that. An
+	// error of fn is returned and changes nothing. fn must not call the store; it may be called more than once.
+	UpdateManifest(ctx context.Context, id [16]byte, fn func(*Manifest) error) (Manifest, error)
+	// Manifest returns a recording's manifest, or ErrNotFound. That of a removed recording stays, with Removed set.
+	Manifest(ctx context.Context, id [16]byte) (Manifest, error)
+	// List returns the manifests that match, newest start first: with a limit no more than the newest so many.
+	List(ctx context.Context, f Filter) ([]Manifest, error)
 
-	mu      sync.Mutex
-	weeks   map[string]*badger.DB
-	closed  bool
-	failed  error
-	active  sync.WaitGroup
-	closing sync.Once
-	closeEr error
+	// Append stores chunks that follow each other, the first as number seq. A chunk that is already there with the same bytes is accepted
+	// again, with others it is ErrConflict. ErrGap: an earlier one is missing, see Next. ErrNotFound: there is no manifest. ErrClosed: the
+	// recording (or the store) is closed. ErrRemoved: it was removed. ErrNoSpace, ErrQuota: there is no room. After an error some of the
+	// chunks may be stored.
+	Append(ctx context.Context, id [16]byte, seq uint64, chunks ...[]byte) error
+	// Next is the sequence number of the chunk wanted next: where an interrupted upload goes on.
+	Next(ctx context.Context, id [16]byte) (uint64, error)
+	// Chunks calls fn for each stored chunk from the sequence number on, in order; the chunk is fn's. ErrDamaged: one cannot be read as it
+	// was written, or is missing. ErrRemoved: they were removed.
+	Chunks(ctx context.Context, id [16]byte, from uint64, fn func(seq uint64, chunk []byte) error) error
 
-	// next is the chunk wanted of recordings written to since the start; the committer's own.
-	next map[[16]byte]*tail
+	// PutObjects writes side objects of a recording, open or closed; one of the same number is replaced. Of many some may be stored after
+	// an error.
+	PutObjects(ctx context.Context, id [16]byte, kind ObjectKind, objects ...Object) error
+	// Object returns one side object, or ErrNotFound.
+	Object(ctx context.Context, id [16]byte, kind ObjectKind, n uint64) ([]byte, error)
+	// Objects calls fn for each side object of the kind from number on, in order. data is valid until fn returns.
+	Objects(ctx context.Context, id [16]byte, kind ObjectKind, from uint64, fn func(n uint64, data []byte) error) error
+	// ObjectsOf calls fn for each side object of the kind of every recording that matches, those of one recording together and in order,
+	// newer weeks first. It is what a search over all recordings reads. data is valid until fn returns. f.Limit is not looked at.
+	ObjectsOf(ctx context.Context, f Filter, kind ObjectKind, fn func(m Manifest, n uint64, data []byte) error) error
+
+	// Hold keeps a recording from retention and from Remove; nil lets it go again. It returns the manifest after it.
+	Hold(ctx context.Context, id [16]byte, hold *Hold) (Manifest, error)
+	// Remove removes a recording's chunks and side objects and leaves its manifest, with Removed set, until retention would have removed
+	// it. ErrHeld: it is held. Removing one that was removed goes on with what was broken off. It returns the manifest before it.
+	Remove(ctx context.Context, id [16]byte, r Removal) (Manifest, error)
+	// Retain removes the recordings of the weeks that ended before the given time, but those that are held. Who still reads one
+	// reads on, and the week goes from the disk when nobody does. A recording is kept until the whole week of its start is old enough, and
+	// until it is closed.
+	Retain(ctx context.Context, before time.Time) ([]Expired, error)
+
+	// Thin removes single recordings of ended weeks, but those that are held or not closed. A week of which nothing else is left goes as with Retain.
+	Thin(ctx context.Context, t Thinning) ([]Expired, error)
+
+	// SetQuota bounds Usage.Bytes from now on; 0: not bounded. What is there stays: beyond it nothing is taken.
+	SetQuota(bytes uint64)
+	// Usage tells how much there is.
+	Usage() (Usage, error)
+	// Maintain gives space back.
+	Maintain() error
+	// Close waits for what was taken. Idempotent.
+	Close() error
 }
 
-// tail is the end of one recording.
-type tail struct {
-	week   string
-	next   uint64
-	closed bool
-}
+// ObjectKind is a kind of side object.
+type ObjectKind byte
 
-// write asks the committer for one chunk, or one manifest.
-type write struct {
-	ctx      context.Context
-	id       [16]byte
-	seq      uint64
-	chunk    []byte
-	manifest *Manifest
-	reply    chan error // 1 slot
-}
-
-// maxChunk bounds a stored chunk; maxWrites how many go into one commit, a quarter of a value-log file.
+// Kinds of side objects. Further ones are lower-case letters; m, r, n, b and d are taken.
 const (
-	maxChunk  = 128 << 10
-	maxWrites = 128
-	// maxTails bounds the recordings whose end is remembered; beyond, all are forgotten and read again.
-	maxTails = 16_384
+	Keyframes   ObjectKind = 'k' // the screen at times
+	Index       ObjectKind = 'i' // rendered text, in blocks
+	IndexFilter ObjectKind = 'f' // what may be in a block of text
+	IndexState  ObjectKind = 'x' // how far the index is
+	Attachments ObjectKind = 'a' // by the numbers below
 )
 
-// OpenRecordings opens or creates the recordings in dir.
-func OpenRecordings(dir string, o Options) (*Recordings, error) {
-	r := &Recordings{
-		dir: dir, o: o.withDefaults(), requests: make(chan *write, queuedTxns), stop: make(chan struct{}),
-		done: make(chan struct{}), weeks: map[string]*badger.DB{}, next: map[[16]byte]*tail{},
+// Attachments.
+const (
+	AttachDeviceCertificate = 1 // of the device at the time, with which its witness and its signatures are judged: its chain, DER
+	AttachHubCertificate    = 2 // of the hub that recorded, the same
+)
+
+func (k ObjectKind) valid() bool {
+	switch k {
+	case 'm', 'r', 'n', 'b', 'd':
+		return false
 	}
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return nil, err
-	}
-	names, err := filepath.Glob(filepath.Join(dir, "????-W??"))
-	if err != nil {
-		return nil, err
-	}
-	for _, name := range names {
-		if _, err := r.open(filepath.Base(name)); err != nil {
-			return nil, errors.Join(err, r.closeWeeks())
+	return k >= 'a' && k <= 'z'
+}
+
+// ObjectKinds are all there can be.
+func ObjectKinds() (all []ObjectKind) {
+	for k := ObjectKind('a'); k <= 'z'; k++ {
+		if k.valid() {
+			all = append(all, k)
 		}
 	}
-	go r.commitLoop()
-	return r, nil
+	return all
 }
 
-// open returns a week's database; it creates it if it is not there.
-func (r *Recordings) open(name string) (*badger.DB, error) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if db := r.weeks[name]; db != nil {
-		return db, nil
-	}
-	db, err := badger.Open(badgerOptions(filepath.Join(r.dir, name), r.o.Logger, r.poison).WithValueThreshold(1 << 10))
-	if err != nil {
-		return nil, fmt.Errorf("open recordings of %s: %w", name, err)
-	}
-	r.weeks[name] = db
-	return db, nil
+// Object is a side object: one of its kind by its number, with 1 to MaxObject bytes.
+type Object struct {
+	N    uint64
+	Data []byte
 }
 
-// PutManifest writes a recording's manifest; the first creates the recording. A later one with another start
-// is an error; one with Closed ends it.
-func (r *Recordings) PutManifest(ctx context.Context, m Manifest) error {
-	return r.do(&write{ctx: ctx, id: m.ID, manifest: &m})
+// Hold says who keeps a recording from being removed, and why.
+type Hold struct {
+	By     string
+	At     time.Time
+	Reason string
 }
 
-// Append stores chunks that follow each other, the first as number seq; when it returns nil they are durable. A chunk that is already there
-// with the same bytes is accepted again, with others it is ErrConflict. ErrGap: an earlier one is missing, see Next.
-// ErrNotFound: there is no manifest. ErrClosed: the recording (or the store) is closed. After an error some of the chunks may be stored.
-func (r *Recordings) Append(ctx context.Context, id [16]byte, seq uint64, chunks ...[]byte) error {
-	writes := make([]*write, len(chunks))
-	for i, chunk := range chunks {
-		if len(chunk) == 0 || len(chunk) > maxChunk {
-			return fmt.Errorf("%w: chunk of %d bytes", ErrTooLarge, len(chunk))
-		}
-		writes[i] = &write{ctx: ctx, id: id, seq: seq + uint64(i), chunk: bytes.Clone(chunk)}
-	}
-	return r.do(writes...)
+// Removal says who removed a recording, and why.
+type Removal struct {
+	By     string
+	At     time.Time
+	Reason string
 }
 
-// Manifest returns a recording's manifest, or ErrNotFound.
-func (r *Recordings) Manifest(ctx context.Context, id [16]byte) (m Manifest, err error) {
-	err = r.find(ctx, id, func(t *badger.Txn, found Manifest) error { m = found; return nil })
-	return m, err
+// Thinning says which recordings Thin removes.
+type Thinning struct {
+	// Before: only of weeks that ended before, and of those only where Skip does not say that there is nothing to be found; nil: of all.
+	Before time.Time
+	Skip   func(week string, end time.Time) bool
+	// Over: only such. It may be asked while nothing can be written, and more than once.
+	Over func(Manifest) bool
 }
 
-// Next is the sequence number of the chunk wanted next: where an interrupted upload goes on.
-func (r *Recordings) Next(ctx context.Context, id [16]byte) (uint64, error) {
-	m, err := r.Manifest(ctx, id)
-	return m.Chunks, err
+// Expired is what Retain or Thin removed at once: a week, or one recording of one.
+type Expired struct {
+	Week       string
+	ID         [16]byte // zero: the week
+	Manifest   Manifest // of the one recording, where Thin removed it
+	Recordings int      // removed with it
+	Held       int      // of the week, kept
 }
 
-// Chunks calls fn for each stored chunk from the sequence number on, in order. The chunk is valid during the call.
-func (r *Recordings) Chunks(ctx context.Context, id [16]byte, from uint64, fn func(seq uint64, chunk []byte) error) error {
-	return r.find(ctx, id, func(t *badger.Txn, _ Manifest) error {
-		it := t.NewIterator(badger.IteratorOptions{Prefix: chunkKey(id, 0)[:18], PrefetchValues: true, PrefetchSize: 4})
-		defer it.Close()
-		for it.Seek(chunkKey(id, from)); it.Valid(); it.Next() {
-			if ctx.Err() != nil {
-				return context.Cause(ctx)
-			}
-			seq := binary.BigEndian.Uint64(it.Item().Key()[18:])
-			if err := it.Item().Value(func(v []byte) error { return fn(seq, v) }); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
+// Usage is how much there is.
+type Usage struct {
+	Bytes uint64 // of chunks and side objects
+	Quota uint64 // 0: none
+	Free  uint64 // on the file system
+	// MinFree is the free space below which nothing more is taken.
+	MinFree uint64
+	Weeks   int
 }
 
-// List returns the manifests that match, newest start first.
-func (r *Recordings) List(ctx context.Context, f Filter) ([]Manifest, error) {
-	if err := r.enter(ctx); err != nil {
-		return nil, err
-	}
-	defer r.active.Done()
-	var all []Manifest
-	for _, db := range r.newestFirst() {
-		if f.Limit > 0 && len(all) >= f.Limit {
-			break
-		}
-		var found []Manifest
-		err := db.View(func(t *badger.Txn) error {
-			return each(t, []byte("m/"), func(_ string, v []byte) error {
-				m, err := decodeManifest(v)
-				if err == nil && f.match(m) {
-					m.Chunks = countChunks(t, m.ID)
-					found = append(found, m)
-				}
-				return err
-			})
-		})
-		if err != nil {
-			return nil, err
-		}
-		slices.SortStableFunc(found, func(a, b Manifest) int { return b.Start.Compare(a.Start) })
-		all = append(all, found...)
-	}
-	if f.Limit > 0 && len(all) > f.Limit {
-		all = all[:f.Limit]
-	}
-	return all, nil
-}
+// Full tells whether chunks are refused now.
+func (u Usage) Full() bool { return u.Free < u.MinFree || u.Quota > 0 && u.Bytes >= u.Quota }
 
-// Close waits for what was taken and closes the databases. Idempotent.
-func (r *Recordings) Close() error {
-	r.closing.Do(func() {
-		r.mu.Lock()
-		r.closed = true
-		r.mu.Unlock()
-		close(r.stop)
-		<-r.done
-		r.active.Wait()
-		r.closeEr = r.closeWeeks()
-	})
-	return r.closeEr
-}
-
-func (r *Recordings) closeWeeks() error {
-	var errs []error
-	for _, db := range r.weeks {
-		errs = append(errs, db.Close())
-	}
-	return errors.Join(errs...)
-}
-
-func (r *Recordings) enter(ctx context.Context) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	switch {
-	case r.closed:
-		return ErrClosed
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	}
-	r.active.Add(1)
-	return nil
-}
-
-// newestFirst returns the open weeks.
-func (r *Recordings) newestFirst() []*badger.DB {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	names := make([]string, 0, len(r.weeks))
-	for name := range r.weeks {
-		names = append(names, name)
-	}
-	slices.Sort(names)
-	slices.Reverse(names)
-	dbs := make([]*badger.DB, 0, len(names))
-	for _, name := range names {
-		dbs = append(dbs, r.weeks[name])
-	}
-	return dbs
-}
-
-// find calls f with a recording's manifest in the transaction it was read in.
-func (r *Recordings) find(ctx context.Context, id [16]byte, f func(*badger.Txn, Manifest) error) error {
-	if err := r.enter(ctx); err != nil {
-		return err
-	}
-	defer r.active.Done()
-	return r.findIn(id, f)
-}
-
-func (r *Recordings) findIn(id [16]byte, f func(*badger.Txn, Manifest) error) error {
-	for _, db := range r.newestFirst() {
-		found := false
-		err := db.View(func(t *badger.Txn) error {
-			item, err := t.Get(manifestKey(id))
-			if errors.Is(err, badger.ErrKeyNotFound) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			found = true
-			v, err := item.ValueCopy(nil)
-			if err != nil {
-				return err
-			}
-			m, err := decodeManifest(v)
-			if err != nil {
-				return err
-			}
-			m.Chunks = countChunks(t, id)
-			return f(t, m)
-		})
-		if found || err != nil {
-			return err
-		}
-	}
-	return fmt.Errorf("%w: recording %x", ErrNotFound, id)
-}
-
-// countChunks is one more than the last stored sequence number; Append leaves no holes.
-func countChunks(t *badger.Txn, id [16]byte) uint64 {
-	it := t.NewIterator(badger.IteratorOptions{Prefix: chunkKey(id, 0)[:18], Reverse: true})
-	defer it.Close()
-	if it.Seek(chunkKey(id, 1<<64-1)); !it.Valid() {
-		return 0
-	}
-	return binary.BigEndian.Uint64(it.Item().Key()[18:]) + 1
-}
-
-func (r *Recordings) poison(why string) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.failed == nil {
-		r.failed = fmt.Errorf("%w: a write failed, restart to check what is on disk: %s", ErrDamaged, why)
-	}
-}
-
-func (r *Recordings) failure() error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.failed
-}
-
-// do hands writes to the commit loop, all before it waits for the first: so they share commits. They have one context.
-func (r *Recordings) do(writes ...*write) error {
-	if len(writes) == 0 {
-		return nil
-	}
-	if err := r.enter(writes[0].ctx); err != nil {
-		return err
-	}
-	defer r.active.Done()
-	for _, w := range writes {
-		w.reply = make(chan error, 1)
-		select {
-		case r.requests <- w:
-		case <-r.stop:
-			return ErrClosed
-		case <-w.ctx.Done():
-			return context.Cause(w.ctx)
-		}
-	}
-	for _, w := range writes {
-		if err := r.wait(w); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// wait returns the answer to a write that was handed over.
-func (r *Recordings) wait(w *write) error {
-	select {
-	case err := <-w.reply:
-		return err
-	case <-w.ctx.Done():
-		return context.Cause(w.ctx)
-	case <-r.done:
-		select {
-		case err := <-w.reply:
-			return err
-		default:
-			return ErrClosed
-		}
-	}
-}
-
-func (r *Recordings) commitLoop() {
-	defer close(r.done)
-	for {
-		select {
-		case w := <-r.requests:
-			group := []*write{w}
-			for more := true; more && len(group) < maxWrites; {
-				select {
-				case w := <-r.requests:
-					group = append(group, w)
-				default:
-					more = false
-				}
-			}
-			r.commit(group)
-		case <-r.stop:
-			return
-		}
-	}
-}
-
-// commit writes a group, week by week, and answers it.
-func (r *Recordings) commit(group []*write) {
-	err := r.failure()
-	if err == nil {
-		err = r.o.checkSpace(r.dir, r.o.MinFree)
-	}
-	if err != nil {
-		for _, w := range group {
-			w.reply <- err
-		}
-		return
-	}
-	if len(r.next) > maxTails {
-		clear(r.next)
-	}
-	txns := map[string]*badger.Txn{}
-	staged := map[string][]*write{}
-	for _, w := range group {
-		name, err := r.stage(txns, w)
-		if err != nil {
-			w.reply <- err
-			continue
-		}
-		staged[name] = append(staged[name], w)
-	}
-	for name, t := range txns {
-		err := t.Commit()
-		if err != nil {
-			r.poison(err.Error())
-		}
-		if err = r.failure(); err != nil {
-			clear(r.next)
-		}
-		for _, w := range staged[name] {
-			w.reply <- err
-		}
-	}
-}
-
-// stage puts one write into its week's transaction and returns the week.
-func (r *Recordings) stage(txns map[string]*badger.Txn, w *write) (string, error) {
-	end, err := r.tail(w.id)
-	if errors.Is(err, ErrNotFound) && w.manifest != nil {
-		end, err = &tail{week: week(w.manifest.Start)}, nil
-	}
-	if err != nil {
-		return "", err
-	}
-	t, err := r.txn(txns, end.week)
-	if err != nil {
-		return "", err
-	}
-	if w.manifest != nil {
-		if week(w.manifest.Start) != end.week {
-			return "", fmt.Errorf("%w: start of recording %x", ErrConflict, w.id)
-		}
-		v, err := w.manifest.encode()
-		if err != nil {
-			return "", err
-		}
-		if err := t.Set(manifestKey(w.id), v); err != nil {
-			return "", err
-		}
-		end.closed = w.manifest.Closed
-		r.next[w.id] = end
-		return end.week, nil
-	}
-	switch {
-	case w.seq < end.next:
-		item, err := t.Get(chunkKey(w.id, w.seq))
-		if err != nil {
-			return "", err
-		}
-		same := false
-		if err := item.Value(func(v []byte) error { same = bytes.Equal(v, w.chunk); return nil }); err != nil {
-			return "", err
-		}
-		if !same {
-			return "", fmt.Errorf("%w: chunk %d of recording %x is there with other bytes", ErrConflict, w.seq, w.id)
-		}
-		return end.week, nil // acknowledged with the group: the first copy may be in it
-	case end.closed:
-		return "", fmt.Errorf("%w: recording %x", ErrClosed, w.id)
-	case w.seq > end.next:
-		return "", fmt.Errorf("%w: chunk %d, wanted %d", ErrGap, w.seq, end.next)
-	}
-	if err := t.Set(chunkKey(w.id, w.seq), w.chunk); err != nil {
-		return "", err
-	}
-	end.next++
-	return end.week, nil
-}
-
-func (r *Recordings) txn(txns map[string]*badger.Txn, week string) (*badger.Txn, error) {
-	if t := txns[week]; t != nil {
-		return t, nil
-	}
-	db, err := r.open(week)
-	if err != nil {
-		return nil, err
-	}
-	txns[week] = db.NewTransaction(true)
-	return txns[week], nil
-}
-
-// tail finds the end of a recording.
-func (r *Recordings) tail(id [16]byte) (*tail, error) {
-	if t := r.next[id]; t != nil {
-		return t, nil
-	}
-	var end *tail
-	err := r.findIn(id, func(_ *badger.Txn, m Manifest) error {
-		end = &tail{week: week(m.Start), next: m.Chunks, closed: m.Closed}
-		return nil
-	})
-	if err == nil {
-		r.next[id] = end
-	}
-	return end, err
-}
-
-func manifestKey(id [16]byte) []byte { return append([]byte("m/"), id[:]...) }
-
-func chunkKey(id [16]byte, seq uint64) []byte {
-	return binary.BigEndian.AppendUint64(append([]byte("r/"), id[:]...), seq)
+// Low tells whether they will be soon: with less than twice the free space that is wanted, or a tenth of the quota left.
+func (u Usage) Low() bool {
+	return u.Free < 2*u.MinFree || u.Quota > 0 && u.Bytes >= u.Quota-u.Quota/10
 }

@@ -10,7 +10,7 @@ import (
 
 func TestRecordingsKeepChunksInOrderAndOnce(t *testing.T) {
 	ctx, dir := t.Context(), t.TempDir()
-	r, err := OpenRecordings(dir, Options{})
+	r, err := OpenRecordings(dir, Options{Free: plenty})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -49,7 +49,7 @@ func TestRecordingsKeepChunksInOrderAndOnce(t *testing.T) {
 		t.Fatal(err)
 	}
 
-	if r, err = OpenRecordings(dir, Options{}); err != nil {
+	if r, err = OpenRecordings(dir, Options{Free: plenty}); err != nil {
 		t.Fatal(err)
 	}
 	defer r.Close()

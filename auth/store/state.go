@@ -15,7 +15,11 @@ var (
 	ErrTooLarge  = errors.New("store: key, value or transaction too large")
 	ErrClosed    = errors.New("store: closed")
 	ErrDamaged   = errors.New("store: damaged")
+	ErrInUse     = errors.New("store: in use by another process")
 	ErrGap       = errors.New("store: chunk out of sequence")
+	ErrQuota     = errors.New("store: the quota of recordings is used up")
+	ErrRemoved   = errors.New("store: recording was removed")
+	ErrHeld      = errors.New("store: recording is held")
 )
 
 // LeaseID names a lease. Zero is no lease.
@@ -99,6 +103,9 @@ type State interface {
 	// Range returns up to limit keys (0 is all) with the prefix, in byte order, that sort after `after` (""
 	// is from the first), and the revision at which they were read. A page is full when it has limit keys.
 	Range(ctx context.Context, prefix, after string, limit int) ([]KV, uint64, error)
+	// Snapshot calls fn with every key of one revision, in byte order, and returns that revision. Writes go on meanwhile. fn must not
+	// call the store.
+	Snapshot(ctx context.Context, fn func(KV) error) (uint64, error)
 	// Txn writes all ops if all conds hold, or nothing and ErrConflict. It returns the revision after it.
 	// After an error of the context the transaction may or may not have been done.
 	Txn(ctx context.Context, conds []Cond, ops []Op) (uint64, error)
