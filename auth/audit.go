@@ -1,91 +1,110 @@
 package auth
 
 import (
-	"encoding/json"
-	"errors"
+	"context"
 	"fmt"
-	"os"
 	"path/filepath"
 	"sync"
 	"time"
+
+	"hawser/auth/audit"
 )
 
-// Event is one line of the audit log. Empty fields are left away; the fields mean
-// the same in every type of event. encoding/json escapes what peers sent, so one
-// event is always one line.
-type Event struct {
-	Time       time.Time `json:"time"`
-	Type       string    `json:"type"`            // such as "device.join", "session.admit", "session.refuse", "admin.user.add"
-	Actor      string    `json:"actor,omitempty"` // who asked: "user:NAME", "hub:NAME", "local"
-	User       string    `json:"user,omitempty"`  // whom it concerns
-	Roles      []string  `json:"roles,omitempty"`
-	Method     string    `json:"method,omitempty"` // certificate or key, with its fingerprint or serial
-	Way        string    `json:"way,omitempty"`
-	Connection string    `json:"connection,omitempty"` // hex id
-	Session    string    `json:"session,omitempty"`    // hex id
-	Client     string    `json:"client,omitempty"`     // the person's address, as the hub claims it
-	Source     string    `json:"source,omitempty"`     // the caller's own address
-	Device     string    `json:"device,omitempty"`
-	DeviceUUID string    `json:"device_uuid,omitempty"`
-	Hub        string    `json:"hub,omitempty"`
-	Login      string    `json:"login,omitempty"`
-	Kind       string    `json:"kind,omitempty"`
-	Channel    string    `json:"channel,omitempty"`
-	Command    string    `json:"command,omitempty"`
-	Object     string    `json:"object,omitempty"` // the token, role, user or recording acted on
-	Rule       string    `json:"rule,omitempty"`   // of the policy, that decided
-	Reason     string    `json:"reason,omitempty"` // why it was refused or ended
-	ExitStatus *int32    `json:"exit_status,omitempty"`
-}
+// Event is one line of the audit log.
+type Event = audit.Event
 
-// audit appends to the audit file. Safe for concurrent use.
-type audit struct {
-	mu sync.Mutex
-	f  *os.File // nil once closed
-}
-
-var errAuditClosed = errors.New("audit log is closed")
-
-func openAudit(data string) (*audit, error) {
-	f, err := os.OpenFile(filepath.Join(data, auditFile), os.O_WRONLY|os.O_CREATE|os.O_APPEND, 0o600)
-	if err != nil {
-		return nil, fmt.Errorf("open the audit log: %w", err)
-	}
-	return &audit{f: f}, nil
-}
-
-// write appends one line. The file is not synced each time: an event is not worth a
-// disk's latency on every session; a power cut may lose the last seconds.
-func (a *audit) write(e Event) error {
-	b, err := json.Marshal(e)
+// openAudit opens the audit log. A file audit.jsonl, of a version before the log was one of leaves and heads, stays beside it.
+func (s *Server) openAudit() error {
+	l, err := audit.Open(filepath.Join(s.cfg.Data, auditDir), audit.Options{
+		Cluster: s.info.Cluster, Signer: s.set.LogSigner, Logger: s.log, Now: s.cfg.Now,
+	})
 	if err != nil {
 		return err
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.f == nil {
-		return errAuditClosed
+	s.audit = l
+	if s.sinks, err = audit.NewSinks(l, filepath.Join(s.cfg.Data, sinksDir), s.cfg.AuditSinks, s.log); err != nil {
+		return fmt.Errorf("audit sinks: %w", err)
 	}
-	_, err = a.f.Write(append(b, '\n'))
-	return err
+	return nil
 }
 
-func (a *audit) close() error {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if a.f == nil {
-		return nil
-	}
-	f := a.f
-	a.f = nil
-	return errors.Join(f.Sync(), f.Close())
-}
-
-// record writes e with the current time. What cannot be written is logged whole:
-// an act that was done must be found somewhere.
+// record writes e with the current time, and returns when it outlives this process. What cannot be written is logged
+// whole: an act that was done must be found somewhere.
 func (s *Server) record(e Event) {
 	e.Time = s.cfg.Now().UTC()
-	if err := s.audit.write(e); err != nil {
+	if e.DeviceUUID != "" && e.DeviceAddress == "" {
+		e.DeviceAddress, e.DeviceInner, e.Carrier = s.hubs.where(e.DeviceUUID)
+	}
+	if err := s.audit.Record(e); err != nil {
 		s.log.Error("audit event not written", "error", err, "event", e)
 	}
+}
+
+// recordStranger is record for what anybody can bring about as often as he likes: of one source some is written, and then one each
+// refuseEvery, for the log must not fill the disk on which everything else is.
+func (s *Server) recordStranger(source string, e Event) {
+	if s.calls.take(sourceOf(source), s.cfg.Now()) {
+		s.record(e)
+	}
+}
+
+// settle waits until what was recorded is on disk, so that what a person is told is done cannot vanish from the log. A
+// disk that takes nothing is no reason to hold him up.
+func (s *Server) settle(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, settleWait)
+	defer cancel()
+	if err := s.audit.Settle(ctx); err != nil && ctx.Err() == nil {
+		s.log.Error("the audit log is not on disk", "error", err)
+	}
+}
+
+// newestHead is the head of what the log is now, for a hub that connects: it holds auth to it from then on. Where the disk takes nothing it is the
+// one before.
+func (s *Server) newestHead(ctx context.Context) []byte {
+	ctx, cancel := context.WithTimeout(ctx, settleWait)
+	defer cancel()
+	if b, err := s.audit.MakeHead(ctx); err == nil {
+		return b
+	}
+	return s.audit.Head()
+}
+
+// keepAudit signs a head each minute, removes what has been kept long enough, and feeds the sinks, until ctx ends.
+func (s *Server) keepAudit(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	wg.Go(func() { s.sinks.Run(ctx) })
+	t := time.NewTicker(beaconEvery)
+	defer t.Stop()
+	for {
+		if _, err := s.audit.MakeHead(ctx); err != nil && ctx.Err() == nil {
+			s.log.Error("no head of the audit log", "error", err)
+		}
+		if keep := s.view.cluster().Retention.Audit; keep > 0 {
+			until, err := s.audit.Expire(keep)
+			if err != nil {
+				s.log.Error("old audit events are not removed", "error", err)
+			}
+			if until >= 0 {
+				s.record(audit.Expired(until, keep))
+			}
+		}
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// where is a device's address as a hub sees it, those it says it has, and its tunnel's carrier; empty where it has no tunnel.
+func (t *hubTable) where(uuid string) (outer string, inner []string, carrier string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	p := t.devices[uuid]
+	if p == nil || len(p.tunnels) == 0 {
+		return "", nil, ""
+	}
+	x := p.tunnels[0]
+	return x.Observed, x.Addresses, x.Carrier
 }

@@ -7,6 +7,7 @@ import (
 	"net"
 	"time"
 
+	"hawser/auth/audit"
 	"hawser/auth/ca"
 )
 
@@ -30,6 +31,8 @@ type Config struct {
 	// DeviceTTL, HubTTL and UserTTL are the lives of certificates. Zero: 90 d, 7 d
 	// and 12 h; at least a second each. A role's session_ttl overrides UserTTL.
 	DeviceTTL, HubTTL, UserTTL time.Duration
+	// AuditSinks are where every audit event goes besides the log.
+	AuditSinks []audit.SinkConfig
 	// Logger may be nil, which discards.
 	Logger *slog.Logger
 	// Now may be nil for time.Now.
@@ -83,6 +86,7 @@ func (c Config) Validate() error {
 			errs = append(errs, fmt.Errorf("%s: %v is not between 1s and %v", ttl.name, ttl.d, maxTTL))
 		}
 	}
+	errs = append(errs, audit.ValidateSinks(c.AuditSinks))
 	return errors.Join(errs...)
 }
 

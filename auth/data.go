@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -23,7 +24,8 @@ const (
 	clusterFile     = "cluster.json"
 	authoritiesFile = "authorities.sealed"
 	keyFile         = "auth.key"
-	auditFile       = "audit.jsonl"
+	auditDir        = "audit"
+	sinksDir        = "audit-sinks"
 	stateDir        = "state"
 	recordingsDir   = "recordings"
 )
@@ -41,7 +43,17 @@ type clusterInfo struct {
 	Cluster string `json:"cluster"`
 	UUID    string `json:"uuid"`   // of the auth service
 	Sealed  string `json:"sealed"` // by "key" or "passphrase"
+	// Sum is over the rest, so that a damaged file is not another cluster's. The first release wrote none.
+	Sum uint32 `json:"sum,omitempty"`
 }
+
+// sum is what Sum should be.
+func (i clusterInfo) sum() uint32 {
+	return crc32.ChecksumIEEE(fmt.Appendf(nil, "%q %q %q", i.Cluster, i.UUID, i.Sealed))
+}
+
+// restoreHint ends messages about damaged data.
+const restoreHint = "restore a backup into another directory with `hawser-auth backup restore`"
 
 // Initialized reports whether Init has been done in data.
 func Initialized(data string) (bool, error) {
@@ -80,6 +92,9 @@ func Init(c Config) error {
 		return fmt.Errorf("open the data directory: %w", err)
 	}
 	defer root.Close()
+	if _, err := root.Stat(restoringFile); err == nil {
+		return errHalfRestored(c.Data)
+	}
 
 	set, err := ca.NewSet(cluster, c.Now())
 	if err != nil {
@@ -102,6 +117,11 @@ func Init(c Config) error {
 	if err := writeAtomic(root, authoritiesFile, sealed); err != nil {
 		return fmt.Errorf("write the CA keys: %w; choose another directory with --data or let this user write there", err)
 	}
+	return writeInfo(root, info)
+}
+
+func writeInfo(root *os.Root, info clusterInfo) error {
+	info.Sum = info.sum()
 	b, err := json.Marshal(info)
 	if err != nil {
 		return err
@@ -131,14 +151,20 @@ func openData(c Config) (clusterInfo, *ca.Set, error) {
 		return info, nil, err
 	}
 	if err := json.Unmarshal(b, &info); err != nil {
-		return info, nil, fmt.Errorf("%s is damaged (%w); restore it from a backup", filepath.Join(c.Data, clusterFile), err)
+		return info, nil, fmt.Errorf("%s is damaged (%w); %s", filepath.Join(c.Data, clusterFile), err, restoreHint)
+	}
+	if info.Sum != 0 && info.Sum != info.sum() {
+		return info, nil, fmt.Errorf("%s is damaged; %s", filepath.Join(c.Data, clusterFile), restoreHint)
+	}
+	if _, err := root.Stat(restoringFile); err == nil {
+		return info, nil, errHalfRestored(c.Data)
 	}
 	if c.Cluster != "" && c.Cluster != info.Cluster {
 		return info, nil, fmt.Errorf("%s: %w: it is %q and cannot be renamed to %q; leave --cluster away or choose another --data", c.Data, ErrWrongCluster, info.Cluster, c.Cluster)
 	}
 	sealed, err := root.ReadFile(authoritiesFile)
 	if err != nil {
-		return info, nil, fmt.Errorf("read the CA keys: %w; restore them from a backup", err)
+		return info, nil, fmt.Errorf("read the CA keys: %w; %s", err, restoreHint)
 	}
 	plain, err := unseal(c, info, sealed)
 	if err != nil {
@@ -146,7 +172,10 @@ func openData(c Config) (clusterInfo, *ca.Set, error) {
 	}
 	set, err := ca.UnmarshalSet(plain)
 	if err != nil {
-		return info, nil, fmt.Errorf("read the CA keys: %w; restore them from a backup", err)
+		return info, nil, fmt.Errorf("read the CA keys: %w; %s", err, restoreHint)
+	}
+	if set.Cluster() != info.Cluster {
+		return info, nil, fmt.Errorf("%w: its CA keys are of %q, %s says %q; %s", ErrWrongCluster, set.Cluster(), clusterFile, info.Cluster, restoreHint)
 	}
 	return info, set, nil
 }
@@ -158,20 +187,32 @@ func unseal(c Config, info clusterInfo, sealed []byte) ([]byte, error) {
 		}
 		plain, err := passphrase.Open([]byte(c.Passphrase), sealed)
 		if err != nil {
-			return nil, fmt.Errorf("%w: %w; check HAWSER_PASSPHRASE", ErrWrongKey, err)
+			return nil, fmt.Errorf("%w: %w; check HAWSER_PASSPHRASE, or %s", ErrWrongKey, err, restoreHint)
 		}
 		return plain, nil
 	}
 	path := c.keyPath()
 	key, err := readKey(path)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w; name the key file with --key-file", ErrWrongKey, err)
+		return nil, fmt.Errorf("%w: %w; name the key file with --key-file, or %s", ErrWrongKey, err, restoreHint)
 	}
 	plain, err := ca.Open(key, sealed)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %w; is %s this cluster's key?", ErrWrongKey, err, path)
+		return nil, fmt.Errorf("%w: %w; is %s this cluster's key? If it is: %s", ErrWrongKey, err, path, restoreHint)
 	}
 	return plain, nil
+}
+
+// seal is the opposite of unseal.
+func seal(c Config, info clusterInfo, plain []byte) ([]byte, error) {
+	if info.Sealed == "passphrase" {
+		return passphrase.Seal([]byte(c.Passphrase), plain)
+	}
+	key, err := readKey(c.keyPath())
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w; name the key file with --key-file", ErrWrongKey, err)
+	}
+	return ca.Seal(key, plain), nil
 }
 
 func (c Config) keyPath() string {

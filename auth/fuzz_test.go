@@ -6,8 +6,6 @@ import (
 	"reflect"
 	"testing"
 
-	"go.yaml.in/yaml/v3"
-
 	"hawser/auth/policy"
 )
 
@@ -24,47 +22,63 @@ deny: {devices: {env: prod}}
 options: {session_ttl: 8h, record_stdin: off, reserved: false}
 `
 
-// What Get prints of the roles that Apply took is what Apply takes for the same roles.
-func FuzzParseRoles(f *testing.F) {
+const fuzzedCluster = `kind: cluster
+name: ber.example
+record: off
+ways: [hub]
+retention: {recordings: 90d}
+caps: {per_source: 4}
+hub_list: {window: 30s}
+`
+
+// What Get prints of the resources that Apply took is what Apply takes for the same resources.
+func FuzzParseResources(f *testing.F) {
 	f.Add(fuzzedRole)
 	f.Add(fuzzedRole + "---\n---\nkind: role\nname: b\n")
+	f.Add(fuzzedCluster + "---\n" + fuzzedRole)
+	f.Add("kind: cluster\n")
 	f.Add("kind: role\nname: a\nallow: &r {logins: [x]}\ndeny:\n  <<: *r\n  devices: {1: [y], ~: z}\n")
 	f.Add("kind: {[a]: b}\n")
 	f.Add("a: &a [x]\nb: &b [*a, *a]\nkind: [*b, *b]\n")
 	f.Fuzz(func(t *testing.T, text string) {
-		roles, err := parseRoles(text)
+		list, err := parseResources([]document{{"", text}}, "ber.example")
 		if err != nil {
 			return
 		}
-		if len(text) > maxYAML || len(roles) == 0 || len(roles) > maxResources {
-			t.Fatalf("%d roles of %d bytes", len(roles), len(text))
+		if len(text) > maxYAML || len(list) == 0 || len(list) > maxResources {
+			t.Fatalf("%d resources of %d bytes", len(list), len(text))
 		}
-		var out bytes.Buffer
-		enc := yaml.NewEncoder(&out)
-		for _, r := range roles {
-			if err := enc.Encode(r.ToMap()); err != nil {
-				t.Fatal(err)
-			}
+		var all []map[string]any
+		for _, r := range list {
+			all = append(all, r.fields)
 		}
-		if err := enc.Close(); err != nil {
+		out, err := writeYAML(all...)
+		if err != nil {
 			t.Fatal(err)
 		}
-		if out.Len() > maxYAML {
+		if len(out) > maxYAML {
 			return
 		}
-		again, err := parseRoles(out.String())
-		if err != nil || !sameRoles(roles, again) {
-			t.Errorf("%+v came back as %+v, %v, from\n%s", roles, again, err, out.String())
+		again, err := parseResources([]document{{"", out}}, "ber.example")
+		if err != nil || len(again) != len(list) {
+			t.Fatalf("%+v came back as %+v, %v, from\n%s", list, again, err, out)
+		}
+		for i := range list {
+			a, errA := list[i].value()
+			b, errB := again[i].value()
+			if errA != nil || errB != nil || !bytes.Equal(a, b) {
+				t.Errorf("%s came back as %s, %v, %v", a, b, errA, errB)
+			}
 		}
 	})
 }
 
 func FuzzDecodeRole(f *testing.F) {
-	roles, err := parseRoles(fuzzedRole)
+	roles, err := parseResources([]document{{"", fuzzedRole}}, "ber.example")
 	if err != nil {
 		f.Fatal(err)
 	}
-	b, err := json.Marshal(roles[0].ToMap())
+	b, err := roles[0].value()
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -50,6 +50,13 @@ func (g *guesses) take(source string, now time.Time) bool {
 	return true
 }
 
+// forget gives source its whole burst again.
+func (g *guesses) forget(source string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.buckets, source)
+}
+
 func (g *guesses) leftLocked(source string, now time.Time) float64 {
 	b, ok := g.buckets[source]
 	if !ok {

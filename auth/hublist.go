@@ -37,7 +37,8 @@ const (
 
 // hubLists holds the signed list of hubs.
 type hubLists struct {
-	making sync.Mutex // held while a new one is made and stored
+	making sync.Mutex        // held while a new one is made and stored
+	signer ed25519.PublicKey // of the list: when another signs, the list is made anew; guarded by making
 
 	mu      sync.Mutex
 	list    hublist.List
@@ -79,19 +80,23 @@ func (s *Server) loadHubList(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	list, err := hublist.Open(r.Blob, []ed25519.PublicKey{s.set.Authority(ca.GrantKey).Public()}, s.info.Cluster)
+	list, err := hublist.Open(r.Blob, s.set.Ever(ca.GrantKey), s.info.Cluster)
 	if err != nil {
 		s.log.Warn("the stored hub list cannot be read; making it anew", "error", err)
 		return nil
 	}
 	s.lists.set(list, r.Blob)
+	signer := s.signer()
+	if _, err := hublist.Open(r.Blob, []ed25519.PublicKey{signer}, s.info.Cluster); err == nil {
+		s.lists.signer = signer
+	}
 	return nil
 }
 
 // keepHubList makes the list anew whenever something it depends on changes.
 func (s *Server) keepHubList(ctx context.Context) {
 	for {
-		changed := s.view.moved()
+		changed, rotated := s.view.moved(), s.rotated()
 		wait := listEvery
 		if err := s.updateHubList(ctx); err != nil && ctx.Err() == nil {
 			s.log.Error("hub list not made", "error", err)
@@ -100,6 +105,7 @@ func (s *Server) keepHubList(ctx context.Context) {
 		t := time.NewTimer(wait)
 		select {
 		case <-changed:
+		case <-rotated:
 		case <-t.C:
 		case <-ctx.Done():
 		}
@@ -118,9 +124,10 @@ func (s *Server) updateHubList(ctx context.Context) error {
 	now := s.cfg.Now()
 	old, blob := s.lists.get()
 	list := hublist.List{Cluster: s.info.Cluster, Hubs: listed(s.view.allHubs(), now)}
-	list.Window = window(old.Window, s.view.deviceCount(), len(list.Hubs))
+	list.Window = cmp.Or(s.view.cluster().HubList.Window, window(old.Window, s.view.deviceCount(), len(list.Hubs)))
 	list.Revision = old.Revision
-	if blob != nil && reflect.DeepEqual(list, old) || blob == nil && len(list.Hubs) == 0 {
+	signer := s.signer()
+	if blob != nil && reflect.DeepEqual(list, old) && signer.Equal(s.lists.signer) || blob == nil && len(list.Hubs) == 0 {
 		return nil
 	}
 	list.Revision = max(old.Revision+1, uint64(max(0, now.Unix())))
@@ -131,6 +138,7 @@ func (s *Server) updateHubList(ctx context.Context) error {
 	if _, err := s.state.Txn(ctx, nil, []store.Op{put(hubListKey, hubListRecord{Blob: blob})}); err != nil {
 		return err
 	}
+	s.lists.signer = signer
 	s.lists.set(list, blob)
 	s.log.Info("hub list changed", "revision", list.Revision, "hubs", len(list.Hubs), "window", list.Window)
 	return nil
@@ -206,10 +214,11 @@ func (s adminService) RemoveHub(ctx context.Context, req *connect.Request[api.Re
 	if err != nil {
 		return nil, err
 	}
+	s.places.remove(h.UUID)
 	for _, sess := range s.hubs.remove(h.UUID, s.cfg.Now()) {
 		s.recordEnd(sess, "the hub was removed", nil)
 	}
-	s.record(Event{Type: "admin.hub.remove", Actor: c.String(), Source: c.addr, Hub: h.Name})
+	s.record(Event{Type: "admin.hub.remove", Actor: c.String(), Source: c.addr, Via: c.via, Hub: h.Name})
 	if err := s.updateHubList(ctx); err != nil {
 		s.log.Error("hub list not made", "error", err)
 	}

@@ -6,8 +6,6 @@ import (
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -33,7 +31,7 @@ func await(t *testing.T, what string, cond func() bool) {
 }
 
 // up opens the hub's Watch, follows it, and returns what ends it.
-func (h *testHub) up(t *testing.T, r *api.WatchRequest, on func(*api.WatchResponse)) (down func()) {
+func (h *testHub) up(t testing.TB, r *api.WatchRequest, on func(*api.WatchResponse)) (down func()) {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	r.SshAddresses, r.TunnelAddresses = []string{"127.0.0.1:22"}, []string{"127.0.0.1:443"}
@@ -261,6 +259,14 @@ func TestHubsTellTheirSessionsAgainAfterARestartOfAuth(t *testing.T) {
 	if b.show(t, "gw").Sessions != 1 {
 		t.Error("the device has no session")
 	}
+	state.BytesIn, state.BytesOut, state.LastActivityUnixNano = 7, 1<<40, time.Now().Add(time.Hour).UnixNano()
+	if err := report(h, false, state); err != nil {
+		t.Fatal(err)
+	}
+	if s := byID(r.SessionId); s.BytesIn != 7 || s.BytesOut != 1<<40 || s.LastActivityUnixNano == 0 || s.LastActivityUnixNano > time.Now().UnixNano() ||
+		len(s.Roles) != 1 || s.Roles[0] != "operator" {
+		t.Errorf("what passed, and by which roles: %v", s)
+	}
 	state.DetachedSinceUnixNano = time.Now().Add(-12 * time.Second).UnixNano()
 	if err := report(h, false, state); err != nil {
 		t.Fatal(err)
@@ -309,6 +315,8 @@ func TestSessionReportThatMakesNoSenseIsLeftOut(t *testing.T) {
 	bad[5].DeviceUuid = wire.NewUUID().String()
 	future := good()
 	future.StartUnixNano, future.DetachedSinceUnixNano = time.Now().Add(time.Hour).UnixNano(), time.Now().Add(time.Hour).UnixNano()
+	// What it says was a certificate is a key, which once made a panic of the whole report.
+	future.Certificate = sshKey(t, newKey(t)).Marshal()
 	if _, err := h.Hub.ReportSessions(t.Context(), connect.NewRequest(&api.ReportSessionsRequest{Sessions: append(bad[1:], future)})); err != nil {
 		t.Fatal(err)
 	}
@@ -552,11 +560,7 @@ func TestIncidentsAreAuditedQuotedAndLimited(t *testing.T) {
 	if err := report(); err != nil {
 		t.Fatal(err)
 	}
-	text, err := os.ReadFile(filepath.Join(b.cfg.Data, auditFile))
-	if err != nil {
-		t.Fatal(err)
-	}
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	lines := strings.Split(strings.TrimSpace(b.auditText(t)), "\n")
 	var e Event
 	if err := json.Unmarshal([]byte(lines[len(lines)-1]), &e); err != nil {
 		t.Fatal(err)
@@ -565,6 +569,7 @@ func TestIncidentsAreAuditedQuotedAndLimited(t *testing.T) {
 		strings.Contains(e.Reason, "\x1b") || !strings.HasPrefix(e.Reason, `ahead \x1b[31m`) || len(e.Reason) > maxIncident+16 {
 		t.Errorf("audited: %+v", e)
 	}
+	var err error
 	for range incidentBurst {
 		err = report()
 	}

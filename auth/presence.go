@@ -139,6 +139,7 @@ func (t *hubTable) report(hub hubRef, full bool, states []*api.DeviceState, now 
 	if full {
 		t.offlineLocked(hub, "", now, named)
 	}
+	t.heldLocked()
 	return true
 }
 
@@ -262,6 +263,7 @@ func (s *Server) sweep(ctx context.Context) {
 		select {
 		case <-tick.C:
 			s.saveLastSeenNow(ctx, saveDevice)
+			s.noteListen(ctx, nil)
 			for _, sess := range s.hubs.expire(s.cfg.Now()) {
 				s.recordEnd(sess, "its hub is gone", nil)
 			}

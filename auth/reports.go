@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"encoding/hex"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"hawser/auth/api"
 	"hawser/auth/grant"
+	"hawser/auth/place"
 	"hawser/tunnel/wire"
 )
 
@@ -48,6 +50,7 @@ func (s hubService) ReportDevices(ctx context.Context, req *connect.Request[api.
 	if !s.hubs.report(s.hubOf(ctx), r.Full, known, s.cfg.Now()) {
 		return nil, errNoWatch()
 	}
+	s.noteListen(ctx, known)
 	return connect.NewResponse(&api.ReportDevicesResponse{}), nil
 }
 
@@ -64,10 +67,17 @@ func (s hubService) ReportSessions(ctx context.Context, req *connect.Request[api
 			list = append(list, sess)
 		}
 	}
-	begun, ended, ok := s.hubs.reportSessions(c.id.UUID, r.Full, list, now)
+	var held []place.Place
+	for _, sess := range list {
+		if client, err := netip.ParseAddrPort(sess.client); err == nil {
+			held = append(held, sess.place(client))
+		}
+	}
+	begun, started, ended, ok := s.hubs.reportSessions(c.id.UUID, r.Full, list, now)
 	if !ok {
 		return nil, errNoWatch()
 	}
+	s.places.adopt(held)
 	for _, sess := range begun {
 		e := Event{
 			Type: "session.claim", Actor: c.String(), Hub: sess.hubName, User: sess.user, Login: sess.login, Way: sess.way, Kind: sess.kind,
@@ -78,10 +88,21 @@ func (s hubService) ReportSessions(ctx context.Context, req *connect.Request[api
 			e.Device, e.DeviceUUID = sess.device.Name, sess.device.UUID
 		}
 		s.record(e)
-		if u, _ := s.view.user(sess.user); u == nil {
-			// Who removed him looked for his sessions when this one was not known.
-			s.hubs.kill(sess, "the user was removed")
+		// What changed was held against the live sessions when this one was not known.
+		if why := s.judgeAgain(sess); why != nil {
+			s.hubs.killOnce(sess, why.message)
 		}
+	}
+	for _, sess := range started {
+		e := Event{
+			Type: "session.start", Actor: c.String(), Hub: sess.hubName, User: sess.user, Login: sess.login, Way: sess.way, Kind: sess.kind, Client: sess.client,
+			Session: hex.EncodeToString(sess.id[:]), Connection: hex.EncodeToString(sess.connection[:]),
+		}
+		sess.ran(&e)
+		if sess.device != nil {
+			e.Device, e.DeviceUUID = sess.device.Name, sess.device.UUID
+		}
+		s.record(e)
 	}
 	for _, sess := range ended {
 		s.recordEnd(sess, "the hub has it no longer", nil)
@@ -99,6 +120,10 @@ func (s *Server) sessionOf(c caller, st *api.SessionState, now time.Time) *sessi
 		channel: clip(st.Channel), command: strings.ToValidUTF8(st.Command[:min(len(st.Command), maxCommand)], "?"), client: clip(st.ClientAddress),
 		hub: c.id.UUID, hubName: c.id.Name, start: now, recorded: st.Recorded, admitted: now,
 	}
+	sess.proof = s.proofOf(st)
+	if len(st.Joins) == 16 {
+		sess.joins, sess.joinMode = [16]byte(st.Joins), clip(st.JoinMode)
+	}
 	switch st.Kind {
 	case api.Kind_KIND_SESSION:
 		sess.kind = grant.Session.String()
@@ -114,6 +139,13 @@ func (s *Server) sessionOf(c caller, st *api.SessionState, now time.Time) *sessi
 		sess.detached = t
 		if t.After(now) {
 			sess.detached = now
+		}
+	}
+	sess.in, sess.out = st.BytesIn, st.BytesOut
+	if t := time.Unix(0, st.LastActivityUnixNano); st.LastActivityUnixNano > 0 {
+		sess.active = t
+		if t.After(now) {
+			sess.active = now
 		}
 	}
 	if st.DeviceUuid != "" {
@@ -147,7 +179,7 @@ func (s hubService) ReportIncident(ctx context.Context, req *connect.Request[api
 		return nil, api.NewError(connect.CodeResourceExhausted, api.Code_CODE_RATE_LIMITED, "this hub has reported too many incidents")
 	}
 	e := Event{
-		Type: "hub.incident", Actor: c.String(), Source: c.addr, Hub: c.id.Name, Kind: wire.Quote(r.Kind, 32), Object: wire.Quote(r.PeerHub, 64),
+		Type: "hub.incident", Actor: c.String(), Source: c.addr, Via: c.via, Hub: c.id.Name, Kind: wire.Quote(r.Kind, 32), Object: wire.Quote(r.PeerHub, 64),
 		Device: wire.Quote(r.Device, 64), Reason: wire.Quote(r.Detail, maxIncident),
 	}
 	if h := s.view.hub(r.PeerHub); h != nil {

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"crypto/ecdh"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/tls"
@@ -18,33 +19,62 @@ import (
 	"connectrpc.com/connect"
 
 	"hawser/auth/api/apiconnect"
+	"hawser/auth/audit"
 	"hawser/auth/ca"
+	chunkseal "hawser/auth/seal"
 	"hawser/auth/store"
+	"hawser/tunnel"
 )
 
 // Server is the auth service. Its methods are safe for concurrent use.
 type Server struct {
-	cfg       Config
-	log       *slog.Logger
-	info      clusterInfo
-	set       *ca.Set
-	trust     ca.Trust
-	trustBlob []byte
-	pin       string
-	epoch     string // of this run, for Watch
+	cfg      Config
+	log      *slog.Logger
+	info     clusterInfo
+	set      *ca.Set
+	rotation rotation
+	epoch    string // of this run, for Watch
 
 	state      store.State
-	recordings *store.Recordings
-	audit      *audit
+	recordings store.Recordings
+	space      space
+	thinned    thinned
+	open       openRecordings
+	audit      *audit.Log
+	sinks      *audit.Sinks
 	listener   net.Listener
 	ready      chan struct{}
 	view       *view
 	policies   policyCache
 	hubs       *hubTable
+	places     *places
 	lists      hubLists
+	locks      signedLocks
 	guesses    *guesses
 	admits     *guesses
+	readers    readers
 	incidents  *guesses
+	reported   *guesses // reports of refusals
+	hasher     *hasher
+	lockout    *lockout
+	refusals   *guesses // what a source may put into the audit log by failing to log in
+	calls      *guesses // what it may put there by calls that are refused before anybody is known
+	second     *secondFactors
+	uses       *keyUses
+	listening  listening
+	sealKey    *ecdh.PrivateKey // of recordings that edges make
+	steps      *stepsUsed
+	joins      chan struct{} // held by who takes names and keys for devices: they would only make one another begin anew
+	logins     targetLogins  // to servers without an agent
+	clones     *guesses      // what is told and done about one device
+	strangers  *guesses      // keys that nobody imported, told by source
+	backups    chan struct{} // held by the one backup that is being made
+	searching  chan struct{} // held by who searches recordings
+	indexing   *indexing
+	checks     *checks
+	invited    invitations
+	shares     *guesses      // invitations, messages and put-outs of one person
+	giving     chan struct{} // held by who gives or takes roles, or acts on a user by the roles he has
 	stop       chan struct{} // closed when Run begins to end
 
 	certMu sync.Mutex
@@ -66,22 +96,27 @@ func New(c Config) (_ *Server, err error) {
 	if err != nil {
 		return nil, err
 	}
+	sealKey, err := chunkseal.Key(*set.SecretKey())
+	if err != nil {
+		return nil, err
+	}
 	s := &Server{
-		cfg: c, log: c.Logger, info: info, set: set, trust: set.Trust(1), epoch: rand.Text(),
+		sealKey: sealKey,
+		cfg:     c, log: c.Logger, info: info, set: set, epoch: rand.Text(),
 		ready: make(chan struct{}), view: newView(), hubs: newHubTable(),
-		lists: hubLists{changed: make(chan struct{})}, stop: make(chan struct{}), incidents: newGuesses(incidentBurst, incidentEvery),
+		lists: hubLists{changed: make(chan struct{})}, stop: make(chan struct{}), incidents: newGuesses(incidentBurst, incidentEvery), reported: newGuesses(reportBurst, reportEvery), joins: make(chan struct{}, 1), giving: make(chan struct{}, 1), backups: make(chan struct{}, 1), searching: make(chan struct{}, searches),
+		clones: newGuesses(cloneBurst, cloneEvery), strangers: newGuesses(guessBurst, guessEvery),
 		guesses: newGuesses(guessBurst, guessEvery), admits: newGuesses(admitBurst, time.Second/admitRate),
+		hasher: newHasher(), lockout: newLockout(), refusals: newGuesses(refuseBurst, refuseEvery), second: newSecondFactors(),
+		calls: newGuesses(callBurst, refuseEvery), shares: newGuesses(shareBurst, shareEvery), uses: newKeyUses(), steps: newStepsUsed(),
 	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
 		}
 	}()
-	if s.trustBlob, err = set.SignTrust(s.trust); err != nil {
+	if err := s.publish(set); err != nil {
 		return nil, fmt.Errorf("sign the trust bundle: %w", err)
-	}
-	if s.pin, err = ca.Pin(set.Authority(ca.TunnelCA).Certificate()); err != nil {
-		return nil, err
 	}
 	if s.listener, err = net.Listen("tcp", c.Listen); err != nil {
 		return nil, fmt.Errorf("listen: %w; choose a free address with --listen, or end what holds this one", err)
@@ -96,10 +131,18 @@ func New(c Config) (_ *Server, err error) {
 		return nil, fmt.Errorf("open the state: %w", err)
 	}
 	s.state = state
-	if s.recordings, err = store.OpenRecordings(filepath.Join(c.Data, recordingsDir), store.Options{Logger: c.Logger}); err != nil {
+	recordings, err := store.OpenRecordings(filepath.Join(c.Data, recordingsDir), store.Options{Logger: c.Logger})
+	if err != nil {
 		return nil, fmt.Errorf("open the recordings: %w", err)
 	}
-	if s.audit, err = openAudit(c.Data); err != nil {
+	s.recordings = recordings
+	s.indexing = newIndexing(s.recordings, c.Logger)
+	s.indexing.closed = s.tellCommands
+	s.checks = newChecks()
+	if err := s.openAudit(); err != nil {
+		return nil, err
+	}
+	if err := migrate(context.Background(), s.state, c.Logger, c.Now()); err != nil {
 		return nil, err
 	}
 	if err := s.view.load(context.Background(), s.state); err != nil {
@@ -110,6 +153,10 @@ func New(c Config) (_ *Server, err error) {
 	}
 	if err := s.loadLastSeen(context.Background()); err != nil {
 		return nil, fmt.Errorf("read the state: %w", err)
+	}
+	s.places = newPlaces(s.state, c.Logger, c.Now, s.epoch, s.capsOf)
+	if err := s.places.load(context.Background()); err != nil {
+		return nil, fmt.Errorf("read the places: %w", err)
 	}
 	if _, err := s.certificate(nil); err != nil {
 		return nil, err
@@ -132,8 +179,11 @@ func (s *Server) Close() error {
 	if s.state != nil {
 		errs = append(errs, s.state.Close())
 	}
+	if s.sinks != nil {
+		errs = append(errs, s.sinks.Close())
+	}
 	if s.audit != nil {
-		errs = append(errs, s.audit.close())
+		errs = append(errs, s.audit.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -146,12 +196,6 @@ func (s *Server) Ready() <-chan struct{} { return s.ready }
 
 // Cluster is the cluster's name.
 func (s *Server) Cluster() string { return s.info.Cluster }
-
-// Pin is the tunnel CA's, by which joiners know this cluster.
-func (s *Server) Pin() string { return s.pin }
-
-// Trust is the signed trust bundle.
-func (s *Server) Trust() []byte { return s.trustBlob }
 
 // Run serves until ctx ends, or something it cannot do without fails; then all it
 // started has ended and the stores are closed. Call it once.
@@ -167,30 +211,56 @@ func (s *Server) Run(ctx context.Context) (err error) {
 		}
 	})
 	wg.Go(func() { s.keepHubList(ctx) })
+	wg.Go(func() { s.keepRotating(ctx) })
 	wg.Go(func() { s.sweep(ctx) })
+	wg.Go(func() { s.keepPlaces(ctx) })
+	wg.Go(func() { s.upkeep(ctx) })
+	wg.Go(func() { s.keepAudit(ctx) })
+	wg.Go(func() { s.sweepJoins(ctx) })
+	wg.Go(func() { s.keepUses(ctx) })
+	wg.Go(func() { s.closeAbandoned(ctx) })
+	wg.Go(func() { s.reevaluate(ctx) })
+	wg.Go(func() { s.keepIndexing(ctx) })
+	wg.Go(func() { s.keepChecking(ctx) })
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
-	hs := &http.Server{
-		Handler:           s.handler(),
-		Protocols:         protocols,
-		ReadHeaderTimeout: 10 * time.Second,
-		IdleTimeout:       5 * time.Minute,
-		MaxHeaderBytes:    64 << 10,
-		// Streams of a hub end with the service, so that Shutdown need not wait for them.
-		BaseContext: func(net.Listener) context.Context { return ctx },
-		ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
-		HTTP2:       &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, MaxConcurrentStreams: 1000},
+	handler, passed := s.handler(), newPasser(s)
+	server := func() *http.Server {
+		return &http.Server{
+			Handler:           handler,
+			Protocols:         protocols,
+			ReadHeaderTimeout: 10 * time.Second,
+			IdleTimeout:       5 * time.Minute,
+			MaxHeaderBytes:    64 << 10,
+			// Streams of a hub end with the service, so that Shutdown need not wait for them.
+			BaseContext: func(net.Listener) context.Context { return ctx },
+			ErrorLog:    slog.NewLogLogger(s.log.Handler(), slog.LevelDebug),
+			HTTP2:       &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second, MaxConcurrentStreams: 1000},
+		}
 	}
-	tl := tls.NewListener(s.listener, &tls.Config{
+	tc := &tls.Config{
 		MinVersion:     tls.VersionTLS13,
 		GetCertificate: s.certificate,
 		// Any certificate or none: access.go decides by method, and a joiner has only its own.
 		ClientAuth: tls.RequestClientCert,
 		NextProtos: []string{"h2", "http/1.1"},
-	})
-	served := make(chan error, 1)
-	wg.Go(func() { served <- hs.Serve(tl) })
+	}
+	// What people send through a hub is TLS of their own inside the hub's.
+	inner := server()
+	inner.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		return withVerified(passed.connContext(ctx, c), c)
+	}
+	innerTLS := tls.NewListener(passed, tc)
+	outer := server()
+	outer.ConnContext = withVerified
+	outer.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){tunnel.ALPNPass: passed.take}
+	tc = tc.Clone()
+	tc.NextProtos = append(tc.NextProtos, tunnel.ALPNPass)
+	tl := tls.NewListener(s.listener, tc)
+	served := make(chan error, 2)
+	wg.Go(func() { served <- outer.Serve(tl) })
+	wg.Go(func() { served <- inner.Serve(innerTLS) })
 	s.log.Info("auth serves", "addr", s.Addr(), "cluster", s.info.Cluster)
 	close(s.ready)
 	select {
@@ -206,11 +276,17 @@ func (s *Server) Run(ctx context.Context) (err error) {
 	cancel(err)
 	stop, done := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
 	defer done()
-	if hs.Shutdown(stop) != nil {
-		hs.Close()
+	// Both at once: a connection that a hub passes on ends outside when it has ended inside.
+	for _, hs := range []*http.Server{inner, outer} {
+		wg.Go(func() {
+			if hs.Shutdown(stop) != nil {
+				hs.Close()
+			}
+		})
 	}
 	wg.Wait()
 	s.saveLastSeenNow(stop, 0)
+	s.saveKeyUses(stop)
 	return errors.Join(err, s.Close())
 }
 
@@ -237,8 +313,24 @@ func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle(apiconnect.NewJoinServiceHandler(joinService{s}, opts...))
 	mux.Handle(apiconnect.NewHubServiceHandler(hubService{s}, opts...))
+	mux.Handle(apiconnect.NewPlaceServiceHandler(placeService{s}, opts...))
+	mux.Handle(apiconnect.NewPresenceServiceHandler(presenceService{s}, opts...))
+	mux.Handle(apiconnect.NewReplayServiceHandler(replayService{s}, opts...))
 	mux.Handle(apiconnect.NewAdminServiceHandler(adminService{s}, opts...))
-	return withPeer(mux)
+	mux.Handle(apiconnect.NewDeviceServiceHandler(deviceService{s}, opts...))
+	mux.Handle(apiconnect.NewPolicyServiceHandler(policyService{s}, opts...))
+	mux.Handle(apiconnect.NewCAServiceHandler(caService{s}, opts...))
+	mux.Handle(apiconnect.NewLockServiceHandler(lockService{s}, opts...))
+	mux.Handle(apiconnect.NewLoginServiceHandler(loginService{Server: s}, opts...))
+	mux.Handle(apiconnect.NewAuditServiceHandler(auditService{Server: s}, opts...))
+	mux.Handle(apiconnect.NewUserServiceHandler(userService{Server: s}, opts...))
+	mux.Handle(apiconnect.NewTargetServiceHandler(targetService{s}, opts...))
+	mux.Handle(apiconnect.NewBackupServiceHandler(backupService{s}, opts...))
+	mux.Handle(apiconnect.NewSearchServiceHandler(searchService{s}, opts...))
+	mux.Handle(apiconnect.NewForwardServiceHandler(forwardService{s}, opts...))
+	mux.Handle(apiconnect.NewRecordingServiceHandler(recordingService{s}, opts...))
+	mux.Handle(apiconnect.NewSharingServiceHandler(sharingService{s}, opts...))
+	return s.guard(mux, opts...)
 }
 
 // certificate returns the service's own certificate, for a key of this run, made

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync"
 
+	"hawser/auth/lock"
 	"hawser/auth/policy"
 	"hawser/auth/store"
 )
@@ -31,11 +32,22 @@ type view struct {
 	owners  map[string]string // registered key, SSH wire form → user
 	custom  map[string]policy.Role
 	devices map[string]*deviceRecord
-	names   map[string]string // device name → UUID
+	names   map[string]string        // device name → UUID
+	keys    map[string]string        // device key → UUID
+	enrolls map[string]*enrollRecord // by the hash of the key
+	imports map[string]bool          // that are complete
 	hubs    map[string]*hubRecord
 
-	roles     []policy.Role // built-in and custom, by name; replaced, never changed
-	policyRev uint64        // grows with each change of a role
+	given      []policy.Role // built-in and custom as they were given, by name; replaced, never changed
+	roles      []policy.Role // likewise, with the cluster's defaults: what is in force
+	policyRev  uint64        // grows with each change of a role or the cluster
+	config     policy.Cluster
+	clusterRev uint64     // of config; 1: nobody gave one yet
+	auditors   [][32]byte // config.Recipients; replaced, never changed
+
+	locks       *locksRecord // replaced, never changed
+	lockedBy    *lock.List   // the same, as it is matched
+	decisiveRev uint64       // of the last change of what live sessions were admitted by
 
 	ring     []change
 	ringFrom uint64 // changes after this revision are all in the ring
@@ -58,9 +70,15 @@ func (v *view) resetLocked() {
 	v.custom = make(map[string]policy.Role)
 	v.devices = make(map[string]*deviceRecord)
 	v.names = make(map[string]string)
+	v.keys = make(map[string]string)
+	v.enrolls = make(map[string]*enrollRecord)
+	v.imports = make(map[string]bool)
 	v.hubs = make(map[string]*hubRecord)
 	v.ring = nil
-	v.policyRev = 1
+	v.locks = new(locksRecord)
+	v.lockedBy = v.locks.list("-")
+	v.policyRev, v.clusterRev = 1, 1
+	v.config = policy.Cluster{}.WithDefaults()
 }
 
 // load reads the whole store.
@@ -153,7 +171,7 @@ func (v *view) applyAll(batch []store.Event) error {
 		// A revision half forgotten is forgotten.
 		v.ring = slices.DeleteFunc(v.ring, func(c change) bool { return c.rev <= v.ringFrom })
 	}
-	if slices.ContainsFunc(batch, func(e store.Event) bool { return strings.HasPrefix(e.KV.Key, rolePrefix) }) {
+	if slices.ContainsFunc(batch, func(e store.Event) bool { return strings.HasPrefix(e.KV.Key, rolePrefix) || e.KV.Key == clusterKey }) {
 		v.rolesLocked()
 	}
 	v.moveLocked(rev)
@@ -162,7 +180,7 @@ func (v *view) applyAll(batch []store.Event) error {
 
 // seen tells whether hubs see a change of key.
 func seen(key string) bool {
-	for _, p := range []string{userPrefix, rolePrefix, devicePrefix, hubPrefix} {
+	for _, p := range []string{userPrefix, rolePrefix, devicePrefix, hubPrefix, clusterKey, locksKey} {
 		if strings.HasPrefix(key, p) {
 			return true
 		}
@@ -179,12 +197,15 @@ func (v *view) moveLocked(rev uint64) {
 func (v *view) applyLocked(e store.Event) error {
 	kind, name, _ := strings.Cut(e.KV.Key, "/")
 	gone := e.Type == store.EventDelete
+	if seen(e.KV.Key) && kind+"/" != hubPrefix {
+		v.decisiveRev = max(v.decisiveRev, e.KV.ModRev)
+	}
 	var err error
 	switch kind + "/" {
 	case userPrefix:
 		if old := v.users[name]; old != nil {
 			for _, k := range old.Keys {
-				delete(v.owners, string(k))
+				delete(v.owners, string(k.Blob))
 			}
 			delete(v.users, name)
 		}
@@ -193,7 +214,7 @@ func (v *view) applyLocked(e store.Event) error {
 			if err = json.Unmarshal(e.KV.Value, u); err == nil {
 				v.users[name] = u
 				for _, k := range u.Keys {
-					v.owners[string(k)] = name
+					v.owners[string(k.Blob)] = name
 				}
 			}
 		}
@@ -206,9 +227,25 @@ func (v *view) applyLocked(e store.Event) error {
 				v.custom[name] = r
 			}
 		}
+	case clusterKey + "/":
+		v.policyRev, v.clusterRev = max(v.policyRev, e.KV.ModRev), max(v.clusterRev, e.KV.ModRev)
+		v.config = policy.Cluster{}.WithDefaults()
+		if !gone {
+			v.config, err = decodeCluster(e.KV.Value)
+		}
+		v.auditors = v.config.Recipients()
+	case locksKey + "/":
+		r := new(locksRecord)
+		if !gone {
+			err = json.Unmarshal(e.KV.Value, r)
+		}
+		if err == nil {
+			v.locks, v.lockedBy = r, r.list("-")
+		}
 	case devicePrefix:
 		if old := v.devices[name]; old != nil {
 			delete(v.names, old.Name)
+			delete(v.keys, string(old.Key))
 			delete(v.devices, name)
 		}
 		if !gone {
@@ -216,8 +253,21 @@ func (v *view) applyLocked(e store.Event) error {
 			if err = json.Unmarshal(e.KV.Value, d); err == nil {
 				v.devices[name] = d
 				v.names[d.Name] = name
+				if len(d.Key) > 0 {
+					v.keys[string(d.Key)] = name
+				}
 			}
 		}
+	case enrollPrefix:
+		delete(v.enrolls, name)
+		if !gone {
+			r := new(enrollRecord)
+			if err = json.Unmarshal(e.KV.Value, r); err == nil {
+				v.enrolls[name] = r
+			}
+		}
+	case importPrefix:
+		v.imports[name] = true
 	case hubPrefix:
 		delete(v.hubs, name)
 		if !gone {
@@ -228,7 +278,7 @@ func (v *view) applyLocked(e store.Event) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("record %q is damaged: %w; restore a backup", e.KV.Key, err)
+		return fmt.Errorf("record %q is damaged: %w; %s", e.KV.Key, err, restoreHint)
 	}
 	return nil
 }
@@ -238,7 +288,7 @@ func (v *view) rolesLocked() {
 	for _, name := range slices.Sorted(maps.Keys(v.custom)) {
 		roles = append(roles, v.custom[name])
 	}
-	v.roles = roles
+	v.given, v.roles = roles, v.config.Apply(roles)
 }
 
 // wait returns when the view has reached rev.
@@ -272,11 +322,33 @@ func (v *view) user(name string) (*userRecord, []policy.Role) {
 	return u, pick(v.roles, u.Roles)
 }
 
+// standing is user with what is locked and void, all as of one revision.
+func (v *view) standing(name string) (*userRecord, []policy.Role, *lock.List) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	u := v.users[name]
+	if u == nil {
+		return nil, nil, v.lockedBy
+	}
+	return u, pick(v.roles, u.Roles), v.lockedBy
+}
+
 func pick(roles []policy.Role, names []string) []policy.Role {
 	var out []policy.Role
 	for _, r := range roles {
 		if slices.Contains(names, r.Name) {
 			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// inForce are the roles of a person who proved some of those he has, by a certificate: of the others only what they deny.
+func inForce(roles []policy.Role, has, proved []string) []policy.Role {
+	out := pick(roles, proved)
+	for _, r := range pick(roles, has) {
+		if !slices.Contains(proved, r.Name) && r.DeniesAccess() {
+			out = append(out, policy.Role{Name: r.Name, Deny: r.Deny})
 		}
 	}
 	return out
@@ -305,6 +377,12 @@ func (v *view) allDevices() []*deviceRecord {
 	return slices.SortedFunc(maps.Values(v.devices), func(a, b *deviceRecord) int { return strings.Compare(a.Name, b.Name) })
 }
 
+func (v *view) allUsers() []*userRecord {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return slices.SortedFunc(maps.Values(v.users), func(a, b *userRecord) int { return strings.Compare(a.Name, b.Name) })
+}
+
 func (v *view) allHubs() []*hubRecord {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -324,12 +402,20 @@ func (v *view) moved() <-chan struct{} {
 	return v.changed
 }
 
+// revision is the store's that the view shows.
+func (v *view) revision() uint64 {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.rev
+}
+
 func (v *view) hub(uuid string) *hubRecord {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	return v.hubs[uuid]
 }
 
+// policies returns the roles in force and their revision.
 func (v *view) policies() ([]policy.Role, uint64) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -347,6 +433,8 @@ type delta struct {
 	devicesGone  []string
 	hubsChanged  bool
 	policyChange bool
+	configChange bool
+	locksChange  bool
 }
 
 // since returns what came after rev, and a channel that closes at the next change.
@@ -359,7 +447,7 @@ func (v *view) since(rev uint64, full bool) (d delta, changed <-chan struct{}, o
 		return d, nil, false, v.ended
 	}
 	if full || rev < v.ringFrom || rev > v.rev {
-		d.full, d.hubsChanged, d.policyChange = true, true, true
+		d.full, d.hubsChanged, d.policyChange, d.configChange, d.locksChange = true, true, true, true, true
 		d.users = slices.Collect(maps.Values(v.users))
 		d.devices = slices.Collect(maps.Values(v.devices))
 		return d, v.changed, true, nil
@@ -390,6 +478,10 @@ func (v *view) since(rev uint64, full bool) (d delta, changed <-chan struct{}, o
 			d.hubsChanged = true
 		case rolePrefix:
 			d.policyChange = true
+		case clusterKey + "/":
+			d.policyChange, d.configChange = true, true
+		case locksKey + "/":
+			d.locksChange = true
 		}
 	}
 	if d.policyChange {

@@ -2,6 +2,7 @@ package auth
 
 import (
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"slices"
 	"sync"
@@ -23,6 +24,7 @@ type policyCache struct {
 type cachedPolicy struct {
 	device *deviceRecord
 	rev    uint64
+	signer ed25519.PublicKey
 	blob   []byte
 }
 
@@ -37,10 +39,13 @@ func (s *Server) signedPolicy(d *deviceRecord, roles []policy.Role, rev uint64) 
 	s.policies.mu.Lock()
 	c, ok := s.policies.of[d.UUID]
 	s.policies.mu.Unlock()
-	if ok && c.device == d && c.rev == rev {
+	signer := s.signer()
+	if ok && c.device == d && c.rev == rev && c.signer.Equal(signer) {
 		return c.blob, nil
 	}
-	blob, err := policy.SignCompiled(s.set.GrantKey(), s.info.Cluster, d.UUID, policy.Compile(rev, roles, d.policy()))
+	compiled := policy.Compile(rev, roles, d.policy())
+	compiled.Recipients = s.view.recipients()
+	blob, err := policy.SignCompiled(s.set.GrantKey(), s.info.Cluster, d.UUID, compiled)
 	if err != nil {
 		return nil, err
 	}
@@ -49,7 +54,7 @@ func (s *Server) signedPolicy(d *deviceRecord, roles []policy.Role, rev uint64) 
 	if s.policies.of == nil {
 		s.policies.of = make(map[string]cachedPolicy)
 	}
-	s.policies.of[d.UUID] = cachedPolicy{d, rev, blob}
+	s.policies.of[d.UUID] = cachedPolicy{d, rev, signer, blob}
 	return blob, nil
 }
 
@@ -82,25 +87,28 @@ func (s hubService) Watch(ctx context.Context, req *connect.Request[api.WatchReq
 	defer beacon.Stop()
 	rev, full, first := r.Revision, r.Epoch != s.epoch || r.Revision == 0, true
 	var listed uint64 // revision of the hub list sent last
+	var told uint64   // that of the trust bundle
 	sendHubs := func() error {
 		m := &api.WatchResponse{Revision: rev, Epoch: s.epoch}
 		s.withHubs(m, &listed)
 		return stream.Send(m)
 	}
 	// Each is taken anew before what it told of is read, and only then: what changes in between is told again.
-	moved, newList := s.hubs.moved(), s.lists.moved()
+	moved, newList, rotated := s.hubs.moved(), s.lists.moved(), s.rotated()
+	signer := s.signer() // of the policies sent
 	for {
 		d, changed, some, err := s.view.since(rev, full)
 		if err != nil {
 			return err
 		}
 		if some || first {
-			if err := s.sendDelta(stream, d, &listed); err != nil {
+			if err := s.sendDelta(stream, d, &listed, &told); err != nil {
 				return err
 			}
 		}
 		if first {
-			m := &api.WatchResponse{Revision: d.rev, Epoch: s.epoch, Time: s.set.SignTime(s.cfg.Now(), nil)}
+			m := &api.WatchResponse{Revision: d.rev, Epoch: s.epoch, Time: s.set.SignTime(s.cfg.Now(), nil),
+				Renew: s.hubBehind(c.id.UUID), LogHead: s.newestHead(ctx)}
 			if !d.full {
 				s.withHubs(m, &listed) // others may have come and gone meanwhile
 			}
@@ -116,13 +124,29 @@ func (s hubService) Watch(ctx context.Context, req *connect.Request[api.WatchReq
 			if err := sendHubs(); err != nil {
 				return err
 			}
+		case <-rotated:
+			rotated = s.rotated()
+			// The keys before what they sign; the time, for its key may be another too.
+			t := s.rotation.now.Load()
+			told = t.trust.Revision
+			if err := stream.Send(&api.WatchResponse{
+				Revision: rev, Epoch: s.epoch, Trust: t.blob, Time: s.set.SignTime(s.cfg.Now(), nil), Renew: s.hubBehind(c.id.UUID),
+			}); err != nil {
+				return err
+			}
+			if now := s.signer(); !now.Equal(signer) {
+				signer = now
+				if err := s.sendDelta(stream, delta{rev: rev, policyChange: true, devices: s.view.allDevices()}, &listed, &told); err != nil {
+					return err
+				}
+			}
 		case <-newList:
 			newList = s.lists.moved()
 			if err := sendHubs(); err != nil {
 				return err
 			}
 		case <-w.wake:
-			if err := stream.Send(&api.WatchResponse{Revision: rev, Epoch: s.epoch, Kills: s.hubs.takeKills(w)}); err != nil {
+			if err := stream.Send(&api.WatchResponse{Revision: rev, Epoch: s.epoch, Kills: s.hubs.takeKills(w), Tells: s.hubs.takeTells(w)}); err != nil {
 				return err
 			}
 		case <-beacon.C:
@@ -132,7 +156,8 @@ func (s hubService) Watch(ctx context.Context, req *connect.Request[api.WatchReq
 			if _, err := s.updateHub(ctx, c.id.UUID, r); err != nil {
 				s.log.Warn("not stored that a hub is up", "hub", h.Name, "error", err)
 			}
-			if err := stream.Send(&api.WatchResponse{Revision: rev, Epoch: s.epoch, Time: s.set.SignTime(s.cfg.Now(), nil)}); err != nil {
+			if err := stream.Send(&api.WatchResponse{Revision: rev, Epoch: s.epoch, Time: s.set.SignTime(s.cfg.Now(), nil),
+				Renew: s.hubBehind(c.id.UUID), LogHead: s.audit.Head()}); err != nil {
 				return err
 			}
 		case <-w.gone:
@@ -144,15 +169,26 @@ func (s hubService) Watch(ctx context.Context, req *connect.Request[api.WatchReq
 }
 
 // sendDelta sends one step, in parts of a bounded size. It reads records that never change, so a slow stream holds no lock.
-func (s *Server) sendDelta(stream *connect.ServerStream[api.WatchResponse], d delta, listed *uint64) error {
+func (s *Server) sendDelta(stream *connect.ServerStream[api.WatchResponse], d delta, listed, told *uint64) error {
 	roles, policyRev := s.view.policies()
 	m := &api.WatchResponse{Revision: d.rev, Epoch: s.epoch, Full: d.full, Begin: d.full, UsersRemoved: d.usersGone, DevicesRemoved: d.devicesGone}
+	if t := s.rotation.now.Load(); d.full || t.trust.Revision != *told {
+		m.Trust, *told = t.blob, t.trust.Revision // before what its keys sign
+	}
 	if d.full {
-		m.Trust = s.trustBlob
-		m.Locks = &api.Locks{Revision: 1}
+	}
+	if d.locksChange {
+		locks, err := s.signedLocks()
+		if err != nil {
+			return err
+		}
+		m.Locks = locks
 	}
 	if d.policyChange {
 		m.PolicyRevision = policyRev
+	}
+	if d.configChange {
+		m.Config = s.clusterConfig()
 	}
 	if d.hubsChanged {
 		s.withHubs(m, listed)
@@ -168,7 +204,7 @@ func (s *Server) sendDelta(stream *connect.ServerStream[api.WatchResponse], d de
 		return stream.Send(part)
 	}
 	for _, u := range d.users {
-		m.Users = append(m.Users, &api.WatchUser{Name: u.Name, Roles: u.Roles, Keys: u.Keys})
+		m.Users = append(m.Users, watchUser(u))
 		if err := next(); err != nil {
 			return err
 		}
@@ -179,7 +215,9 @@ func (s *Server) sendDelta(stream *connect.ServerStream[api.WatchResponse], d de
 			// One device whose policy is too large must not stop the hubs; it keeps the policy it has.
 			s.log.Error("policy of a device cannot be made", "device", dev.Name, "error", err)
 		}
-		m.Devices = append(m.Devices, &api.WatchDevice{Uuid: dev.UUID, Name: dev.Name, PublicKey: dev.Key, Labels: labelList(dev.Labels), Policy: blob, Counter: dev.Counter})
+		m.Devices = append(m.Devices, &api.WatchDevice{Uuid: dev.UUID, Name: dev.Name, PublicKey: dev.Key, Labels: labelList(dev.Labels), Policy: blob, Counter: dev.Counter,
+			Quarantine: quarantineText(dev), IssuedAfterUnix: unixOf(dev.Recovered), Via: dev.via(),
+			ListenAddress: dev.listen().Address, TunnelOff: dev.listen().TunnelOff})
 		if err := next(); err != nil {
 			return err
 		}

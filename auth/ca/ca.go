@@ -59,6 +59,7 @@ const (
 	extRoles    = "roles@hawser"     // comma-separated role names
 	extIssuedAt = "issued-at@hawser" // RFC 3339, UTC: NotBefore lies back, so it cannot say this
 	extCluster  = "cluster@hawser"
+	extMFA      = "mfa@hawser"  // empty: a second factor was shown at the login the certificate rests on
 	extRole     = "role@hawser" // host certificates: device or hub
 )
 

@@ -60,7 +60,7 @@ func userCert(t testing.TB, s *Set) *ssh.Certificate {
 func resign(t testing.TB, s *Set, kind Kind, c *ssh.Certificate, change func(*ssh.Certificate)) *ssh.Certificate {
 	t.Helper()
 	change(c)
-	signer, err := s.byKind[kind].sshSigner()
+	signer, err := s.Authority(kind).sshSigner()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -290,7 +290,7 @@ func TestEveryWrongPeerIsRefusedByName(t *testing.T) {
 		}
 		return append(parse(t, [][]byte{der}), parent)
 	}
-	root, rootKey := chain[1], s.byKind[TunnelCA].key
+	root, rootKey := chain[1], s.Authority(TunnelCA).key
 	leafKey, _ := newKey(t)
 	leafChain, _, err := s.IssueDevice(DeviceRequest{UUID: testUUID, Name: "gw-1", Key: leafKey.Public().(ed25519.PublicKey), TTL: time.Hour, Now: t0})
 	if err != nil {
@@ -346,8 +346,8 @@ func TestCrossCertificateLeadsToTheOldCA(t *testing.T) {
 	old, oldTrust := newSet(t, "ber.example")
 	fresh, _ := newSet(t, "ber.example")
 	chain, _ := device(t, fresh)
-	parent := parse(t, [][]byte{old.byKind[TunnelCA].certificate})[0]
-	der, err := x509.CreateCertificate(rand.Reader, chain[1], parent, fresh.byKind[TunnelCA].Public(), old.byKind[TunnelCA].key)
+	parent := parse(t, [][]byte{old.Authority(TunnelCA).certificate})[0]
+	der, err := x509.CreateCertificate(rand.Reader, chain[1], parent, fresh.Authority(TunnelCA).Public(), old.Authority(TunnelCA).key)
 	if err != nil {
 		t.Fatal(err)
 	}

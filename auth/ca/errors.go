@@ -29,6 +29,7 @@ var (
 var (
 	ErrBadTrust  = errors.New("malformed trust bundle")
 	ErrUnpinned  = errors.New("trust bundle or chain has no tunnel CA that matches the pin")
+	ErrOldTrust  = errors.New("trust bundle is older than the one in force")
 	ErrTrustSign = errors.New("trust bundle is not signed by the pinned tunnel CA")
 	ErrBadTime   = errors.New("malformed signed time")
 	ErrTimeSign  = errors.New("time is not signed by a trusted time key")
@@ -41,3 +42,25 @@ var (
 	ErrBadName = errors.New("name is not allowed")
 	ErrBadUUID = errors.New("not a UUID")
 )
+
+// reasons are the words for each fault of a certificate in the audit log. They never change.
+var reasons = []struct {
+	err  error
+	word string
+}{
+	{ErrNoCertificate, "no-certificate"}, {ErrMalformed, "malformed"}, {ErrUnknownCA, "unknown-ca"}, {ErrWrongCA, "wrong-ca"}, {ErrNested, "nested"},
+	{ErrBadSignature, "bad-signature"}, {ErrWrongType, "wrong-type"}, {ErrWrongRole, "wrong-role"}, {ErrWrongCluster, "wrong-cluster"},
+	{ErrNoPrincipals, "no-principals"}, {ErrWrongPrincipal, "wrong-principal"}, {ErrNotYetValid, "not-yet-valid"}, {ErrExpired, "expired"},
+	{ErrCAExpired, "ca-expired"}, {ErrCriticalOption, "critical-option"}, {ErrSourceAddress, "source-address"}, {ErrKeyType, "key-type"},
+	{ErrKeySize, "key-size"}, {ErrBadUUID, "malformed"}, {ErrBadName, "malformed"},
+}
+
+// Reason is the word for a fault of a certificate, empty where err is none of a Verify function.
+func Reason(err error) string {
+	for _, r := range reasons {
+		if errors.Is(err, r.err) {
+			return r.word
+		}
+	}
+	return ""
+}

@@ -19,6 +19,22 @@ func FuzzOpenTrust(f *testing.F) {
 	})
 }
 
+func FuzzOpenNextTrust(f *testing.F) {
+	s, held := newSet(f, "ber.example")
+	s = rotateAll(f, s, false)
+	want := s.Trust(s.Revision())
+	blob, err := s.SignTrust(want)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(blob)
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if got, err := OpenNextTrust(b, held); err == nil && string(got.encode()) != string(want.encode()) {
+			t.Error("opened what was never signed")
+		}
+	})
+}
+
 func FuzzOpenTime(f *testing.F) {
 	s, trust := newSet(f, "ber.example")
 	f.Add(s.SignTime(t0, &[32]byte{}))
@@ -28,6 +44,11 @@ func FuzzOpenTime(f *testing.F) {
 func FuzzUnmarshalSet(f *testing.F) {
 	s, _ := newSet(f, "ber.example")
 	f.Add(s.Marshal())
+	s = rotateAll(f, s, false)
+	f.Add(s.Marshal())
+	if s, err := s.Rotate(everyKind, RotateOptions{Now: t0, Grace: MinGrace}); err == nil {
+		f.Add(s.Marshal())
+	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if got, err := UnmarshalSet(b); err == nil {
 			if _, err := UnmarshalSet(got.Marshal()); err != nil {

@@ -25,7 +25,8 @@ const (
 	maxPrincipals = 32 // of a hub: its names and addresses
 	maxPrincipal  = 253
 
-	maxChain = 4 // leaf, two cross-certificates of overlapping rotations, root
+	maxChain = 4            // leaf and three cross-certificates, of the rotations that can be slept through in a row; or leaf, cross, root, cross
+	maxCross = maxChain - 1 // in a trust bundle
 
 	maxTrustBlob = 32 << 10
 	maxTrustKeys = 8 // of a kind: old, new, and room for rotations that overlap
@@ -35,7 +36,8 @@ const (
 	maxTimeBlob  = 1 << 10
 	maxUnixMilli = 253402300799999 // the end of the year 9999
 
-	maxSet = 64 << 10
+	maxSet     = 64 << 10
+	maxRetired = 8 // authorities of a kind that are remembered
 
 	minTokenSecret  = 16
 	maxTokenSecret  = 64

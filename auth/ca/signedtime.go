@@ -15,12 +15,12 @@ const timeContext = "hawser time 1"
 // It is an envelope (auth/internal/signed) under the context "hawser time 1", at most 1 KiB; the payload is TLV: 1 cluster,
 // string ≤ 253; 2 time, integer, Unix milliseconds; 3 nonce, 32 bytes, absent in a beacon.
 func (s *Set) SignTime(now time.Time, nonce *[32]byte) []byte {
-	b := tlv.AppendString(nil, 1, s.cluster)
+	b := tlv.AppendString(nil, 1, s.Cluster())
 	b = tlv.AppendUint(b, 2, uint64(max(0, min(now.UnixMilli(), maxUnixMilli))))
 	if nonce != nil {
 		b = tlv.AppendBytes(b, 3, nonce[:])
 	}
-	return signed.Seal(timeContext, b, s.byKind[TimeKey].key)
+	return signed.Seal(timeContext, b, s.state().signer(TimeKey, false).key)
 }
 
 // OpenTime returns a signed time and its nonce, nil in a beacon. An edge that sent a nonce compares it: with another, or

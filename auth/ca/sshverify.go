@@ -167,3 +167,20 @@ func sourceAllowed(list string, remote net.Addr) bool {
 	}
 	return allowed
 }
+
+// IssuedAt is when a user certificate says it was issued; zero: it does not. For one that VerifyUserCert accepted, then or earlier.
+func IssuedAt(cert *ssh.Certificate) time.Time {
+	issued, _ := time.Parse(time.RFC3339, cert.Extensions[extIssuedAt])
+	return issued.UTC()
+}
+
+// ExpiresAt is when a certificate does; zero: never.
+func ExpiresAt(cert *ssh.Certificate) time.Time {
+	if cert.ValidBefore > 1<<62 { // ssh.CertTimeInfinity, and what no time is
+		return time.Time{}
+	}
+	return time.Unix(int64(cert.ValidBefore), 0)
+}
+
+// RolesOf are the roles a user certificate names, likewise.
+func RolesOf(cert *ssh.Certificate) []string { return splitRoles(cert.Extensions[extRoles]) }

@@ -39,7 +39,8 @@ func (Secret) Format(s fmt.State, _ rune) { _, _ = io.WriteString(s, "[redacted]
 //
 // That string is "hwt1_" and, in base64url without padding, TLV and the first 4 bytes of the TLV's SHA-256. The fields: 1
 // kind, "edge" or "hub"; 2 cluster, string ≤ 253; 3 address, host:port, repeated 1 to 16 times; 4 pin, 32 bytes, the
-// SHA-256 of the tunnel CA's SubjectPublicKeyInfo; 5 secret, 16 to 64 bytes.
+// SHA-256 of the tunnel CA's SubjectPublicKeyInfo; 5 secret, 16 to 64 bytes. An edge's may have no secret: it is no right
+// then, and serves devices whose keys were imported.
 type Token struct {
 	Kind      string
 	Cluster   string
@@ -130,6 +131,9 @@ func (t Token) valid() error {
 	}
 	if _, err := parsePin(t.Pin); err != nil {
 		return fmt.Errorf("%w: %w", ErrBadToken, err)
+	}
+	if len(t.Secret) == 0 && t.Kind == TokenEdge {
+		return nil
 	}
 	if len(t.Secret) < minTokenSecret || len(t.Secret) > maxTokenSecret {
 		return fmt.Errorf("%w: length of the secret", ErrBadToken)

@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -29,6 +30,11 @@ const trustContext = "hawser trust 1"
 //	7 tunnel CA       X.509 certificate, DER, ≤ 4096 bytes; at least one
 //	8 grant key       Ed25519, 32 bytes
 //	9 time key        Ed25519, 32 bytes
+//	10 renew by       integer, Unix milliseconds, absent: at once; once
+//	11 cross          X.509 certificate, DER, of a tunnel CA that is named, or of one between, by one that is no longer; at most 3
+//
+// What signs for users and devices is first of its kind. Who holds a certificate by another has it renewed, at a random moment until
+// "renew by".
 type Trust struct {
 	Cluster      string
 	Revision     uint64
@@ -39,45 +45,120 @@ type Trust struct {
 	TunnelCA     [][]byte
 	GrantKeys    []ed25519.PublicKey
 	TimeKeys     []ed25519.PublicKey
+	RenewBy      time.Time
+	Cross        [][]byte
 }
 
 // Trust returns what the Set's own authorities amount to.
 func (s *Set) Trust(revision uint64) Trust {
-	return Trust{
-		Cluster:      s.cluster,
-		Revision:     revision,
-		UserCA:       [][]byte{s.byKind[UserCA].SSHPublic()},
-		HubHostCA:    [][]byte{s.byKind[HubHostCA].SSHPublic()},
-		DeviceHostCA: [][]byte{s.byKind[DeviceHostCA].SSHPublic()},
-		TargetCA:     [][]byte{s.byKind[TargetCA].SSHPublic()},
-		TunnelCA:     [][]byte{s.byKind[TunnelCA].certificate},
-		GrantKeys:    []ed25519.PublicKey{s.byKind[GrantKey].Public()},
-		TimeKeys:     []ed25519.PublicKey{s.byKind[TimeKey].Public()},
+	st := s.state()
+	t := Trust{Cluster: st.cluster, Revision: revision}
+	for k, list := range map[Kind]*[][]byte{
+		UserCA: &t.UserCA, HubHostCA: &t.HubHostCA, DeviceHostCA: &t.DeviceHostCA, TargetCA: &t.TargetCA,
+	} {
+		for _, a := range st.list(k) {
+			*list = append(*list, a.SSHPublic())
+		}
 	}
+	for _, a := range st.list(TunnelCA) {
+		t.TunnelCA = append(t.TunnelCA, a.certificate)
+	}
+	for _, a := range st.list(GrantKey) {
+		t.GrantKeys = append(t.GrantKeys, a.Public())
+	}
+	for _, a := range st.list(TimeKey) {
+		t.TimeKeys = append(t.TimeKeys, a.Public())
+	}
+	t.Cross = st.crosses(maxCross)
+	// Devices renew when what signs for them changes; the last tenth of the phase is for stragglers.
+	for k, phase := range map[Kind]Phase{TunnelCA: PhaseUpdateClients, DeviceHostCA: PhaseUpdateServers} {
+		e := &st.byKind[k]
+		if e.Phase != phase && e.Phase != PhaseRollback {
+			continue
+		}
+		if by := e.Since.Add(e.part() * 9 / 10).Truncate(time.Millisecond); by.After(t.RenewBy) {
+			t.RenewBy = by
+		}
+	}
+	return t
 }
 
-// SignTrust encodes t and signs it with the Set's tunnel CA, which t must name.
+// SignTrust encodes t and signs it with each of the Set's tunnel CAs that t names, of which there must be one.
 func (s *Set) SignTrust(t Trust) ([]byte, error) {
-	if t.Cluster != s.cluster {
+	st := s.state()
+	if t.Cluster != st.cluster {
 		return nil, ErrWrongCluster
 	}
 	if err := t.valid(); err != nil {
 		return nil, err
 	}
-	ca := s.byKind[TunnelCA]
-	if !listed(t.TunnelCA, ca.certificate) {
+	var keys []ed25519.PrivateKey
+	for _, a := range st.list(TunnelCA) {
+		if listed(t.TunnelCA, a.certificate) {
+			keys = append(keys, a.key)
+		}
+	}
+	if len(keys) == 0 {
 		return nil, ErrUnpinned
 	}
-	b := signed.Seal(trustContext, t.encode(), ca.key)
+	b := signed.Seal(trustContext, t.encode(), keys...)
 	if len(b) > maxTrustBlob {
 		return nil, fmt.Errorf("%w: too long", ErrBadTrust)
 	}
 	return b, nil
 }
 
+// OpenNextTrust decodes a bundle that is to take held's place. Its signer is a tunnel CA that held names, or one that a cross-certificate
+// of the bundle leads to from there, for a reader who slept through rotations. It fails with ErrOldTrust where held is newer, and with
+// ErrWrongCluster where it is of another cluster.
+func OpenNextTrust(blob []byte, held *Trust) (*Trust, error) {
+	t, err := openTrust(blob, func(next *Trust, root *x509.Certificate) bool {
+		if listed(held.TunnelCA, root.Raw) {
+			return true
+		}
+		crosses, err := parseCAs(next.Cross)
+		if err != nil {
+			return false
+		}
+		for _, c := range crosses {
+			if bytes.Equal(c.RawSubjectPublicKeyInfo, root.RawSubjectPublicKeyInfo) &&
+				verifyPath(append([]*x509.Certificate{c}, crosses...), held, c.NotBefore) == nil {
+				return true
+			}
+		}
+		return false
+	})
+	switch {
+	case err != nil:
+		return nil, err
+	case t.Cluster != held.Cluster:
+		return nil, ErrWrongCluster
+	case t.Revision < held.Revision:
+		return nil, ErrOldTrust
+	}
+	return t, nil
+}
+
+// OpenStoredTrust decodes a bundle that was verified before it was stored, and finds damage.
+func OpenStoredTrust(blob []byte) (*Trust, error) {
+	return openTrust(blob, func(*Trust, *x509.Certificate) bool { return true })
+}
+
 // OpenTrust decodes a bundle signed by a tunnel CA that matches one of pins: a token's, or Trust.Pins of the bundle held
 // so far. Without a matching pin it fails with ErrUnpinned. The caller compares Cluster and Revision with what it holds.
 func OpenTrust(blob []byte, pins ...string) (*Trust, error) {
+	return openTrust(blob, func(_ *Trust, root *x509.Certificate) bool {
+		for _, pin := range pins {
+			if MatchPin(root, pin) {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+// openTrust decodes a bundle signed by a tunnel CA that it names and that is known.
+func openTrust(blob []byte, known func(*Trust, *x509.Certificate) bool) (*Trust, error) {
 	if len(blob) > maxTrustBlob {
 		return nil, fmt.Errorf("%w: too long", ErrBadTrust)
 	}
@@ -95,11 +176,8 @@ func OpenTrust(blob []byte, pins ...string) (*Trust, error) {
 	}
 	var keys []ed25519.PublicKey
 	for _, root := range roots {
-		for _, pin := range pins {
-			if MatchPin(root, pin) {
-				keys = append(keys, root.PublicKey.(ed25519.PublicKey)) // tunnelCAs checked the type
-				break
-			}
+		if known(t, root) {
+			keys = append(keys, root.PublicKey.(ed25519.PublicKey)) // parseCAs checked the type
 		}
 	}
 	if len(keys) == 0 {
@@ -147,13 +225,25 @@ func (t *Trust) sshCAs(kind Kind) [][]byte {
 	return nil
 }
 
+// Newest reports whether a device's certificates, or a user's, are by what signs for them now. One that is not is to be renewed (see
+// RenewBy). kind is the authority of the SSH certificate.
+func (t *Trust) Newest(leaf *x509.Certificate, cert *ssh.Certificate, kind Kind) bool {
+	root, err := x509.ParseCertificate(t.TunnelCA[0]) // a Trust that was opened has one
+	list := t.sshCAs(kind)
+	return err == nil && issued(root, leaf) && len(list) > 0 && cert.SignatureKey != nil && bytes.Equal(cert.SignatureKey.Marshal(), list[0])
+}
+
 // tunnelCAs parses the tunnel CA certificates and requires that each is an Ed25519 CA.
 func (t *Trust) tunnelCAs() ([]*x509.Certificate, error) {
 	if len(t.TunnelCA) > maxTrustKeys {
 		return nil, fmt.Errorf("%w: too many tunnel CAs", ErrBadTrust)
 	}
-	roots := make([]*x509.Certificate, 0, len(t.TunnelCA))
-	for _, der := range t.TunnelCA {
+	return parseCAs(t.TunnelCA)
+}
+
+func parseCAs(list [][]byte) ([]*x509.Certificate, error) {
+	out := make([]*x509.Certificate, 0, len(list))
+	for _, der := range list {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
 			return nil, fmt.Errorf("%w: tunnel CA: %w", ErrBadTrust, err)
@@ -161,9 +251,9 @@ func (t *Trust) tunnelCAs() ([]*x509.Certificate, error) {
 		if _, ok := c.PublicKey.(ed25519.PublicKey); !ok || !c.IsCA {
 			return nil, fmt.Errorf("%w: tunnel CA is no Ed25519 CA", ErrBadTrust)
 		}
-		roots = append(roots, c)
+		out = append(out, c)
 	}
-	return roots, nil
+	return out, nil
 }
 
 func (t *Trust) encode() []byte {
@@ -179,6 +269,12 @@ func (t *Trust) encode() []byte {
 	}
 	for _, key := range t.TimeKeys {
 		b = tlv.AppendBytes(b, 9, key)
+	}
+	if !t.RenewBy.IsZero() {
+		b = tlv.AppendUint(b, 10, uint64(t.RenewBy.UnixMilli()))
+	}
+	for _, c := range t.Cross {
+		b = tlv.AppendBytes(b, 11, c)
 	}
 	return b
 }
@@ -207,6 +303,17 @@ func decodeTrust(payload []byte) (*Trust, error) {
 			return appendEd25519(&t.GrantKeys, v)
 		case 9:
 			return appendEd25519(&t.TimeKeys, v)
+		case 10:
+			n, err := tlv.Uint(v)
+			if err != nil || n > maxUnixMilli {
+				return tlv.ErrLength
+			}
+			t.RenewBy = time.UnixMilli(int64(n)).UTC()
+		case 11:
+			if len(t.Cross) == maxCross {
+				return tlv.ErrLength
+			}
+			return appendKey(&t.Cross, v, maxDER)
 		}
 		return nil
 	})
@@ -261,6 +368,12 @@ func (t *Trust) valid() error {
 				return fmt.Errorf("%w: %w", ErrBadTrust, errors.New("key of the wrong length"))
 			}
 		}
+	}
+	if len(t.Cross) > maxCross {
+		return fmt.Errorf("%w: too many cross-certificates", ErrBadTrust)
+	}
+	if _, err := parseCAs(t.Cross); err != nil {
+		return err
 	}
 	_, err := t.tunnelCAs()
 	return err

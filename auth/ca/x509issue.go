@@ -102,6 +102,7 @@ type UserX509Request struct {
 	Key     crypto.PublicKey // Ed25519, ECDSA, or RSA of 2048 to 4096 bits
 	TTL     time.Duration
 	Now     time.Time
+	Login   Login // what the certificate rests on
 }
 
 // IssueUserX509 signs a TLS certificate of role user. It names no policy roles: auth looks those up by name.
@@ -115,7 +116,7 @@ func (s *Set) IssueUserX509(r UserX509Request) (chain [][]byte, err error) {
 	if err := checkTLSKey(r.Key); err != nil {
 		return nil, err
 	}
-	return s.leaf(RoleUser, r.Name, "", r.Key, r.Now.Add(-Backdate), r.Now.Add(r.TTL))
+	return s.leaf(RoleUser, r.Name, "", r.Key, r.Now.Add(-Backdate), r.Now.Add(r.TTL), r.Login.extension())
 }
 
 // SelfSigned makes the certificate a joiner shows before it has one: it proves nothing but the key, names nobody and
@@ -150,8 +151,9 @@ func (s *Set) checkHost(uuid, name, cluster string, key ed25519.PublicKey, now t
 	return nil
 }
 
-func (s *Set) leaf(role Role, id, name string, key crypto.PublicKey, from, to time.Time) ([][]byte, error) {
-	ca := s.byKind[TunnelCA]
+func (s *Set) leaf(role Role, id, name string, key crypto.PublicKey, from, to time.Time, more ...pkix.Extension) ([][]byte, error) {
+	st := s.state()
+	ca := st.signer(TunnelCA, role == RoleHub || role == RoleAuth)
 	parent, err := x509.ParseCertificate(ca.certificate)
 	if err != nil {
 		return nil, fmt.Errorf("tunnel CA: %w", err)
@@ -162,14 +164,14 @@ func (s *Set) leaf(role Role, id, name string, key crypto.PublicKey, from, to ti
 	}
 	t := &x509.Certificate{
 		SerialNumber:          serial,
-		Subject:               pkix.Name{Organization: []string{s.cluster}, CommonName: id},
+		Subject:               pkix.Name{Organization: []string{st.cluster}, CommonName: id},
 		NotBefore:             from,
 		NotAfter:              to,
 		KeyUsage:              x509.KeyUsageDigitalSignature,
 		ExtKeyUsage:           []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
 		BasicConstraintsValid: true,
-		URIs:                  []*url.URL{{Scheme: uriScheme, Host: s.cluster, Path: "/" + string(role) + "/" + id}},
-		ExtraExtensions:       []pkix.Extension{{Id: oidRole, Value: utf8String(string(role))}},
+		URIs:                  []*url.URL{{Scheme: uriScheme, Host: st.cluster, Path: "/" + string(role) + "/" + id}},
+		ExtraExtensions:       append(more, pkix.Extension{Id: oidRole, Value: utf8String(string(role))}),
 	}
 	if name != "" {
 		t.ExtraExtensions = append(t.ExtraExtensions, pkix.Extension{Id: oidName, Value: utf8String(name)})
@@ -178,7 +180,27 @@ func (s *Set) leaf(role Role, id, name string, key crypto.PublicKey, from, to ti
 	if err != nil {
 		return nil, err
 	}
-	return [][]byte{der, ca.certificate}, nil
+	return append([][]byte{der}, st.above(ca, role)...), nil
+}
+
+// above is what follows a leaf by ca in a chain. A server shows what leads those who slept through rotations from the CA they know to
+// this one, and the old root while its pins still count; a client shows one step, for hubs that were cut off from auth.
+func (s *setState) above(ca *Authority, role Role) [][]byte {
+	e := &s.byKind[TunnelCA]
+	crosses := s.crosses(maxCross)
+	if ca == e.current && e.cross != nil {
+		crosses = crosses[1:] // it certifies the next one
+	}
+	switch {
+	case len(crosses) == 0 || ca == e.next && e.cross == nil:
+		return [][]byte{ca.certificate}
+	case role != RoleHub && role != RoleAuth:
+		return crosses[:1]
+	case ca == e.next:
+		chain := [][]byte{crosses[0], e.current.certificate}
+		return append(chain, crosses[1:min(len(crosses), maxChain-2)]...)
+	}
+	return crosses
 }
 
 const uriScheme = "hawser"
@@ -199,6 +221,24 @@ func selfSignedCA(cluster string, key ed25519.PrivateKey, now time.Time) ([]byte
 		MaxPathLen:            2, // room for cross-certificates
 	}
 	return x509.CreateCertificate(rand.Reader, t, t, key.Public(), key)
+}
+
+// crossCertificate certifies next's key by old, for those who know old alone. It lives as long as old does: what ends it is that it is no
+// longer sent.
+func crossCertificate(next, old *Authority, now time.Time) ([]byte, error) {
+	parent, err := x509.ParseCertificate(old.certificate)
+	if err != nil {
+		return nil, err
+	}
+	serial, err := newSerial()
+	if err != nil {
+		return nil, err
+	}
+	t := &x509.Certificate{
+		SerialNumber: serial, Subject: parent.Subject, NotBefore: now.Add(-DeviceBackdate), NotAfter: parent.NotAfter,
+		KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature, BasicConstraintsValid: true, IsCA: true, MaxPathLen: 2,
+	}
+	return x509.CreateCertificate(rand.Reader, t, parent, next.Public(), old.key)
 }
 
 func newSerial() (*big.Int, error) {

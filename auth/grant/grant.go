@@ -6,7 +6,8 @@
 // # Layout
 //
 // A grant is an envelope (auth/internal/signed) under the context "hawser grant 1" whose payload is these TLV fields;
-// a tag is one byte, a length three, integers eight, big endian, times Unix milliseconds. Unknown tags are ignored.
+// a tag is one byte, a length three, integers eight, big endian, times Unix milliseconds. Unknown tags are ignored
+// below 128; from there on they restrict what is granted, and whoever does not know one opens nothing by the grant.
 //
 //	 1 cluster          string ≤ 255
 //	 2 id               16 bytes
@@ -30,6 +31,17 @@
 //	20 not before       integer, Unix milliseconds
 //	21 not after        integer, Unix milliseconds
 //	22 detached life    integer, milliseconds; absent: 10 minutes
+//	23 behind           16 bytes, the UUID of a server behind the device; absent when zero. Of kind 2 alone, with the channel
+//	                    local-forward alone and one target: the way to that server, which the device dials by this grant and
+//	                    whatever its own policy says of the user's forwards
+//	24 seal key         32 bytes, X25519: the edge seals its recording of the session for it; absent: it does not
+//	25 record stdin     string ≤ 16: off, redacted or full; absent: off. An edge that knows it redacts in its own recording, and
+//	                    tells the hub that records which input is not to be kept (PROTOCOL.md, section 6.2)
+//	26 join             16 bytes, the id of the session on the device that this one joins; absent when zero. Its one channel is join
+//	27 join mode        string ≤ 16: observer, peer or moderator
+//	28 recipient        32 bytes, X25519, repeated ≤ 16: who alone can read the recording; whoever makes it encrypts it to them (recorder/FORMAT.md)
+//	29 moderators       a requirement (auth/policy, Moderators.Encode), repeated ≤ 32: who must be there for the channels that it names; of kinds 1 and 2
+//	30 presence check   integer, milliseconds: how often each of them presses a key; absent: never
 package grant
 
 import (
@@ -42,6 +54,7 @@ import (
 
 	"hawser/auth/internal/signed"
 	"hawser/auth/internal/tlv"
+	"hawser/auth/policy"
 )
 
 const signContext = "hawser grant 1"
@@ -88,16 +101,32 @@ type Grant struct {
 	ClientAddr     netip.AddrPort
 	EntryHub       [16]byte
 	Record         string
+	RecordStdin    string // empty is off
 	Offline        bool
 	// DetachedLife is how long what was opened may be without a tunnel to its device before it ends; 0: it ends at once.
 	DetachedLife time.Duration
-	NotBefore    time.Time // millisecond precision on the wire
-	NotAfter     time.Time
+	// Behind is the server behind Device that the one target of a Forwards grant is; zero: it is the person's own forward. The roles were
+	// held against that server, not against Device.
+	Behind [16]byte
+	// SealKey is the X25519 key that an edge seals the session's recording for (auth/seal); zero: it goes as it is.
+	SealKey [32]byte
+	// Join is the session that this one joins, in the JoinMode of auth/policy; zero: it is a session of its own.
+	Join     [16]byte
+	JoinMode string
+	// Recipients are those that the session's recording is encrypted to; none: it is not.
+	Recipients [][32]byte
+	// Moderators are all required, for the channels that each names. PresenceCheck is how often each of those who count presses a key; 0: never.
+	Moderators    []policy.Moderators
+	PresenceCheck time.Duration
+	NotBefore     time.Time // millisecond precision on the wire
+	NotAfter      time.Time
 }
 
 // Errors of Sign, Open and Check. Callers may show the text to an operator, not to a stranger.
 var (
-	ErrMalformed        = errors.New("malformed grant")
+	ErrMalformed = errors.New("malformed grant")
+	// ErrTooNew: it restricts something in a way that this version does not know.
+	ErrTooNew           = errors.New("the grant has a restriction that this agent is too old to know: update it")
 	ErrTooLarge         = errors.New("grant is longer than 8 KiB; shorten forward_to of the roles it merges")
 	ErrSignature        = errors.New("grant is not signed by a trusted grant key")
 	ErrLife             = errors.New("grant lives longer than 5 minutes")
@@ -214,7 +243,30 @@ func (g *Grant) encode() []byte {
 	}
 	b = tlv.AppendUint(b, 20, uint64(g.NotBefore.UnixMilli()))
 	b = tlv.AppendUint(b, 21, uint64(g.NotAfter.UnixMilli()))
-	return tlv.AppendUint(b, 22, uint64(g.DetachedLife.Milliseconds()))
+	b = tlv.AppendUint(b, 22, uint64(g.DetachedLife.Milliseconds()))
+	if g.Behind != [16]byte{} {
+		b = tlv.AppendBytes(b, 23, g.Behind[:])
+	}
+	if g.SealKey != [32]byte{} {
+		b = tlv.AppendBytes(b, 24, g.SealKey[:])
+	}
+	if g.RecordStdin != "" {
+		b = tlv.AppendString(b, 25, g.RecordStdin)
+	}
+	if g.Join != [16]byte{} {
+		b = tlv.AppendBytes(b, 26, g.Join[:])
+		b = tlv.AppendString(b, 27, g.JoinMode)
+	}
+	for _, r := range g.Recipients {
+		b = tlv.AppendBytes(b, 28, r[:])
+	}
+	for _, m := range g.Moderators {
+		b = tlv.AppendBytes(b, 29, m.Encode())
+	}
+	if g.PresenceCheck > 0 {
+		b = tlv.AppendUint(b, 30, uint64(g.PresenceCheck.Milliseconds()))
+	}
+	return b
 }
 
 func decode(payload []byte) (*Grant, error) {
@@ -284,10 +336,46 @@ func decode(payload []byte) (*Grant, error) {
 			}
 			g.DetachedLife = time.Duration(n) * time.Millisecond
 			return err
+		case 23:
+			return tlv.Fixed(g.Behind[:], v)
+		case 24:
+			return tlv.Fixed(g.SealKey[:], v)
+		case 25:
+			return tlv.String(&g.RecordStdin, v, maxRecord)
+		case 26:
+			return tlv.Fixed(g.Join[:], v)
+		case 27:
+			return tlv.String(&g.JoinMode, v, maxRecord)
+		case 28:
+			if len(g.Recipients) == policy.MaxRecipients {
+				return tlv.ErrLength
+			}
+			g.Recipients = append(g.Recipients, [32]byte{})
+			return tlv.Fixed(g.Recipients[len(g.Recipients)-1][:], v)
+		case 29:
+			m, err := policy.DecodeModerators(v)
+			if err == nil && len(g.Moderators) == maxModerators {
+				err = tlv.ErrLength
+			}
+			g.Moderators = append(g.Moderators, m)
+			return err
+		case 30:
+			n, err := tlv.Uint(v)
+			if err == nil && n > uint64(maxPresence.Milliseconds()) {
+				err = tlv.ErrLength
+			}
+			g.PresenceCheck = time.Duration(n) * time.Millisecond
+			return err
+		}
+		if tag >= firstCritical {
+			return ErrTooNew
 		}
 		return nil
 	})
-	if err != nil {
+	switch {
+	case errors.Is(err, ErrTooNew):
+		return nil, ErrTooNew
+	case err != nil:
 		return nil, fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	return g, nil
@@ -317,7 +405,7 @@ func (g *Grant) valid() error {
 		return fmt.Errorf("%w: no device", ErrMalformed)
 	case g.SessionID == [16]byte{} && g.Kind == Session:
 		return fmt.Errorf("%w: no session id", ErrMalformed)
-	case len(g.Method) > maxMethod || len(g.Login) > maxLogin || len(g.Record) > maxRecord:
+	case len(g.Method) > maxMethod || len(g.Login) > maxLogin || len(g.Record) > maxRecord || len(g.RecordStdin) > maxRecord:
 		return fmt.Errorf("%w: method, login or record too long", ErrMalformed)
 	case len(g.ForceCommand) > maxForceCommand:
 		return fmt.Errorf("%w: force command too long", ErrMalformed)
@@ -333,6 +421,15 @@ func (g *Grant) valid() error {
 		return fmt.Errorf("%w: time", ErrMalformed)
 	case g.DetachedLife < 0 || g.DetachedLife > MaxDetachedLife:
 		return fmt.Errorf("%w: detached life", ErrMalformed)
+	case g.Behind != [16]byte{} && (g.Kind != Forwards || g.Offline || len(g.ForwardTo) != 1 || len(g.Channels) != 1 || g.Channels[0] != "local-forward"):
+		return fmt.Errorf("%w: a way to a server behind is one forward", ErrMalformed)
+	case (g.Join != [16]byte{}) != (g.JoinMode != "") || len(g.JoinMode) > maxRecord ||
+		g.JoinMode != "" && (g.Kind != Session || g.Offline || len(g.Channels) != 1 || g.Channels[0] != "join"):
+		return fmt.Errorf("%w: who joins has a session, a mode and one channel", ErrMalformed)
+	case len(g.Recipients) > policy.MaxRecipients:
+		return fmt.Errorf("%w: recipients", ErrMalformed)
+	case len(g.Moderators) > maxModerators || g.PresenceCheck < 0 || g.PresenceCheck > maxPresence:
+		return fmt.Errorf("%w: moderators", ErrMalformed)
 	case !g.NotBefore.Before(g.NotAfter):
 		return fmt.Errorf("%w: ends before it begins", ErrMalformed)
 	case g.NotAfter.Sub(g.NotBefore) > MaxLife:

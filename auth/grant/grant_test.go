@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"hawser/auth/internal/signed"
+	"hawser/auth/internal/tlv"
 	"hawser/tunnel/wire"
 )
 
@@ -81,6 +83,16 @@ func TestNoChangedGrantOpens(t *testing.T) {
 	}
 	if _, err := Open(make([]byte, MaxBlob+1), pub); !errors.Is(err, ErrMalformed) {
 		t.Errorf("too long: %v", err)
+	}
+}
+
+// What a newer auth restricts must not be granted whole by who does not know the restriction; what it only tells may be skipped.
+func TestARestrictionThatIsNotKnownOpensNothing(t *testing.T) {
+	for tag, want := range map[byte]error{127: nil, firstCritical: ErrTooNew, 255: ErrTooNew} {
+		blob := signed.Seal(signContext, tlv.AppendUint(sample().encode(), tag, 1), key)
+		if _, err := Open(blob, pub); !errors.Is(err, want) {
+			t.Errorf("tag %d: %v, want %v", tag, err, want)
+		}
 	}
 }
 
@@ -190,6 +202,27 @@ func TestClockThatRanAheadCostsAtMostFiveMinutes(t *testing.T) {
 	next.NotBefore, next.NotAfter = Window(t0.Add(time.Second))
 	if err := s.Spend(next, t0.Add(time.Second)); err != nil {
 		t.Errorf("after the clock came back: %v", err)
+	}
+}
+
+func TestOneUserLeavesRoomForOthersGrants(t *testing.T) {
+	s, g := NewSpent(8), sample()
+	spend := func(user string, at time.Time) (err error) {
+		for id := byte(1); err == nil; id++ {
+			g.User, g.ID = user, [16]byte{id, user[0]}
+			err = s.Spend(g, at)
+		}
+		return err
+	}
+	if err := spend("alice", t0); !errors.Is(err, ErrSpentFull) || s.Len() != 6 {
+		t.Errorf("%d of 8 by one user: %v", s.Len(), err)
+	}
+	if err := spend("bob", t0); !errors.Is(err, ErrSpentFull) || s.Len() != 8 {
+		t.Errorf("%d of 8 by two: %v", s.Len(), err)
+	}
+	g.NotBefore, g.NotAfter = g.NotAfter, g.NotAfter.Add(time.Minute)
+	if err := spend("alice", g.NotBefore); !errors.Is(err, ErrSpentFull) || s.Len() != 6 || len(s.users) != 1 {
+		t.Errorf("%d when the others have expired: %v", s.Len(), err)
 	}
 }
 

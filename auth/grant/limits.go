@@ -16,6 +16,9 @@ const (
 
 // What we chose. Lengths are in bytes.
 const (
+	// firstCritical is the first tag that nobody may skip.
+	firstCritical = 128
+
 	// MaxBlob bounds a signed grant: what the tunnel's messages carry (PROTOCOL.md section 3). Sixty targets of a usual length
 	// and a dozen roles fit; not every list at its own limit does, and Sign says so.
 	MaxBlob = 8 << 10
@@ -33,6 +36,8 @@ const (
 	maxForwards     = 64
 	maxClientAddr   = 64
 	maxRecord       = 16
+	maxModerators   = 32 // requirements, of all roles together
+	maxPresence     = 24 * time.Hour
 	maxUnixMilli    = 253402300799999 // the end of the year 9999; above it time.Time cannot be printed
 
 	sweepEvery = time.Minute // how often Spent drops expired ids

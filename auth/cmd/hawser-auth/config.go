@@ -14,6 +14,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"hawser/auth"
+	"hawser/auth/audit"
 )
 
 // setting is one thing that can be configured: as --a-b, HAWSER_A_B and a_b.
@@ -40,6 +41,7 @@ func addFlags(f *pflag.FlagSet) {
 // load merges flags, environment, file and defaults, and reports every problem at once.
 func load(f *pflag.FlagSet, env func(string) (string, bool)) (auth.Config, error) {
 	file := map[string]string{}
+	var sinks []audit.SinkConfig
 	path, _ := env("HAWSER_CONFIG")
 	if fl := f.Lookup("config"); fl.Changed {
 		path = fl.Value.String()
@@ -47,7 +49,7 @@ func load(f *pflag.FlagSet, env func(string) (string, bool)) (auth.Config, error
 	var errs []error
 	if path != "" {
 		var err error
-		if file, err = readFile(path); err != nil {
+		if file, sinks, err = readFile(path); err != nil {
 			errs = append(errs, err)
 		}
 	}
@@ -82,25 +84,31 @@ func load(f *pflag.FlagSet, env func(string) (string, bool)) (auth.Config, error
 			c.Public = append(c.Public, p)
 		}
 	}
+	c.AuditSinks = sinks
 	return c, errors.Join(append(errs, c.Validate())...)
 }
 
 // readFile reads the YAML file; public may be a list.
-func readFile(path string) (map[string]string, error) {
+func readFile(path string) (map[string]string, []audit.SinkConfig, error) {
 	b, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("config: %w", err)
+		return nil, nil, fmt.Errorf("config: %w", err)
 	}
 	var m map[string]any
 	if err := yaml.NewDecoder(bytes.NewReader(b)).Decode(&m); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("config %s: %w", path, err)
+		return nil, nil, fmt.Errorf("config %s: %w", path, err)
+	}
+	var sinks []audit.SinkConfig
+	if v, ok := m[sinksKey]; ok {
+		sinks, err = readSinks(path, v)
+		delete(m, sinksKey)
 	}
 	known := map[string]bool{}
 	for _, s := range settings {
 		known[strings.ReplaceAll(s.name, "-", "_")] = true
 	}
 	out := map[string]string{}
-	var errs []error
+	errs := []error{err}
 	for key, v := range m {
 		list, isList := v.([]any)
 		kind := reflect.ValueOf(v).Kind()
@@ -119,5 +127,25 @@ func readFile(path string) (map[string]string, error) {
 			out[key] = fmt.Sprint(v)
 		}
 	}
-	return out, errors.Join(errs...)
+	return out, sinks, errors.Join(errs...)
+}
+
+// sinksKey is the key of the file that is a list of where audit events go; docs/audit.md.
+const sinksKey = "audit_sinks"
+
+func readSinks(path string, v any) ([]audit.SinkConfig, error) {
+	if _, ok := v.([]any); !ok {
+		return nil, fmt.Errorf("config %s: %s is no list; docs/audit.md shows one", path, sinksKey)
+	}
+	b, err := yaml.Marshal(v)
+	if err != nil {
+		return nil, fmt.Errorf("config %s: %s: %w", path, sinksKey, err)
+	}
+	var sinks []audit.SinkConfig
+	d := yaml.NewDecoder(bytes.NewReader(b))
+	d.KnownFields(true)
+	if err := d.Decode(&sinks); err != nil {
+		return nil, fmt.Errorf("config %s: %s: %w", path, sinksKey, err)
+	}
+	return sinks, nil
 }

@@ -39,7 +39,7 @@ func execute(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newInit(), newRun(stderr), newCheckConfig())
+	root.AddCommand(newInit(), newRun(stderr), newBackup(), newVerify(), newCheckConfig())
 	err := root.ExecuteContext(ctx)
 	if err == nil {
 		return 0
