@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"strings"
 	"time"
 )
@@ -31,11 +32,16 @@ type Config struct {
 	Public []string
 	// PublicSSH is the same for people; its default is Public's hosts with the SSH port that is bound.
 	PublicSSH []string
+	// ProxyFrom are the networks of load balancers, for people's and devices' TCP: a connection from there begins with a header of the PROXY
+	// protocol, version 2, and its address is the client's. From elsewhere a header is refused. Empty: there are none.
+	ProxyFrom []netip.Prefix
 	// DrainTimeout is how long a hub that was told to stop takes at most to hand over its devices and people; 0: 30 s.
 	DrainTimeout time.Duration
 	// AdmitRate is how many handshakes of devices a second are admitted; 0: 50, or three times its share of the devices within
 	// the window of the hub list, or what lets all devices return to the hubs that are up within 30 s, whichever is most.
 	AdmitRate int
+	// SpoolSize bounds, in bytes, what is kept on disk of recordings while auth cannot take them; 0: 1 GiB.
+	SpoolSize int64
 	// NoLinkNotice keeps from people's terminals that a device's link is lost, and back.
 	NoLinkNotice bool
 	// MaxUnauthenticated bounds SSH connections that have not authenticated yet, in all; 0: 200.
@@ -57,6 +63,7 @@ const (
 	defaultUnauthenticated    = 200 // about 3 MB of handshake state
 	defaultUnauthenticatedSrc = 32  // a build farm behind one NAT, not one attacker
 	defaultDrainTimeout       = 30 * time.Second
+	defaultSpoolSize          = 1 << 30          // a thousand terminals for a day, or a minute of bulk that does not compress
 	defaultHandshakeTimeout   = 20 * time.Second // 3 RTT on the worst satellite link, and a touch on a security key
 )
 
@@ -90,8 +97,16 @@ func (c Config) Validate() error {
 	if len(c.Zone) > maxZone || strings.ContainsFunc(c.Zone, func(r rune) bool { return r <= ' ' || r > '~' }) {
 		errs = append(errs, fmt.Errorf("zone: %q is not a word of at most %d letters", c.Zone, maxZone))
 	}
+	for _, p := range c.ProxyFrom {
+		if !p.IsValid() || p.Bits() == 0 {
+			errs = append(errs, fmt.Errorf("proxy-from: %v would let everyone say where he comes from; name the load balancers' networks", p))
+		}
+	}
 	if c.DrainTimeout < 0 {
 		errs = append(errs, errors.New("drain-timeout: must not be negative"))
+	}
+	if c.SpoolSize < 0 {
+		errs = append(errs, errors.New("spool-size: must not be negative"))
 	}
 	if c.AdmitRate < 0 {
 		errs = append(errs, errors.New("admit-rate: must not be negative"))
@@ -121,6 +136,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.HandshakeTimeout == 0 {
 		c.HandshakeTimeout = defaultHandshakeTimeout
+	}
+	if c.SpoolSize == 0 {
+		c.SpoolSize = defaultSpoolSize
 	}
 	if c.DrainTimeout == 0 {
 		c.DrainTimeout = defaultDrainTimeout

@@ -3,22 +3,23 @@ package hub
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
-	"fmt"
-	"io"
 	"math/rand/v2"
 	"runtime/debug"
 	"sync"
 	"time"
 
 	"hawser/auth/policy"
+	"hawser/hub/authclient"
 	"hawser/hub/front"
+	"hawser/tunnel"
 	"hawser/tunnel/resume"
 	"hawser/tunnel/wire"
 )
 
 const (
+	// maxReleases of one device are told to auth at once.
+	maxReleases = 64
 	// controlLinger is how long a control stream stays when nobody needs it any more: the last releases and uploads come over it.
 	controlLinger = 30 * time.Second
 	// controlLife is how long one waits for its device at the least; longer where what was granted over it may wait longer.
@@ -34,8 +35,8 @@ const (
 	maxPending = 256
 	// killWait is how long they do.
 	killWait = 10 * time.Minute
-	// maxUploads of one device run at once; for others it asks again.
-	maxUploads = 8
+	// maxUploads of one device run at once, each for as long as its session: as many as it has streams; for others it asks again.
+	maxUploads = 256
 )
 
 // errIdle ends a control stream that nobody needs.
@@ -85,12 +86,25 @@ func (h *Hub) holdControl(device wire.UUID) (c *control, release func()) {
 		x.of[device] = c
 		x.wg.Go(c.run)
 	}
+	return c, c.holdLocked()
+}
+
+// hold keeps the control stream until release is called, as far as it is not over.
+func (c *control) hold() (release func()) {
+	x := &c.h.controls
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return c.holdLocked()
+}
+
+func (c *control) holdLocked() (release func()) {
+	x := &c.h.controls
 	c.users++
 	if c.linger != nil {
 		c.linger.Stop()
 		c.linger = nil
 	}
-	return c, sync.OnceFunc(func() {
+	return sync.OnceFunc(func() {
 		x.mu.Lock()
 		defer x.mu.Unlock()
 		if c.users--; c.users == 0 {
@@ -240,12 +254,28 @@ func (c *control) once() error {
 	}
 	c.sent = nil
 	c.mu.Unlock()
-	for _, id := range c.h.granted.lost(s) {
+	releaseAll(c.h.granted.lost(s), func(id [16]byte) {
+		defer s.recovered()
 		c.h.auth.Release(id, -1, "the device was lost")
-	}
+	})
 	leave()
 	wg.Wait()
 	return err
+}
+
+// releaseAll releases what was lost, maxReleases at a time: while auth does not answer, each under a cap takes a second, and the device waits for the
+// next control stream meanwhile.
+func releaseAll(ids [][16]byte, release func([16]byte)) {
+	slots := make(chan struct{}, maxReleases)
+	var wg sync.WaitGroup
+	for _, id := range ids {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			release(id)
+		})
+	}
+	wg.Wait()
 }
 
 // writeLocked writes a message without waiting: what the device does not read is bounded by the stream's buffer.
@@ -306,14 +336,15 @@ type controlStream struct {
 	*resume.Stream
 	c           *control
 	incarnation wire.Incarnation
+	over        bool // guarded by grantedSessions.mu: nobody would release what is granted over it
 }
 
 // serve takes what the device asks until the stream ends.
 func (s *controlStream) serve(wg *sync.WaitGroup) error {
-	places, uploads := make(chan struct{}, maxPlaces), make(chan struct{}, maxUploads)
+	places, uploads, releases := make(chan struct{}, maxPlaces), make(chan struct{}, maxUploads), make(chan struct{}, maxReleases)
 	r := bufio.NewReaderSize(s, 512)
 	for {
-		m, err := readControl(r)
+		m, err := tunnel.ReceiveFrom(r)
 		switch {
 		case errors.Is(err, wire.ErrUnknownType):
 			continue
@@ -326,12 +357,22 @@ func (s *controlStream) serve(wg *sync.WaitGroup) error {
 		switch m := m.(type) {
 		case *wire.PlaceRequest:
 			if !s.request(wg, places, func() { s.c.h.place(s, m) }) {
-				s.reply(wire.PlaceReply{ID: m.ID, Refusal: "too many requests at once; try again"})
+				s.reply(wire.PlaceReply{ID: m.ID, Refusal: "too many requests at once; try again", Later: true})
 			}
 		case *wire.Release:
-			s.c.h.releaseFrom(s.c.device, m)
+			// It may wait a second for auth, and what the device asks next is not to.
+			if f := func() { s.c.h.releaseFrom(s.c.device, m) }; !s.request(wg, releases, f) {
+				f()
+			}
+		case *wire.Forwarded:
+			s.c.h.forwarded(s.c.device, m)
+		case *wire.Denial:
+			s.c.h.denied(s.c.device, m)
 		case *wire.UploadWanted: // beyond the limit the device asks again
-			s.request(wg, uploads, func() { s.c.h.upload(s.c.ctx, s.c.device, m) })
+			s.request(wg, uploads, func() {
+				defer s.c.hold()() // the session may be over, and auth away
+				s.c.h.upload(s.c.ctx, s.c.device, m)
+			})
 		}
 	}
 }
@@ -372,20 +413,11 @@ func (s *controlStream) reply(m wire.Message) {
 	}
 }
 
-// readControl reads one message. Those that wrap wire.ErrMalformed mean that the rest cannot be read either; after wire.ErrUnknownType it can.
-func readControl(r io.Reader) (wire.Message, error) {
-	var h [wire.HeaderLen]byte
-	if _, err := io.ReadFull(r, h[:]); err != nil {
-		return nil, err
+// denied puts into the audit log whom a device's own SSH server refused. The device says so of itself, and of nobody else.
+func (h *Hub) denied(device wire.UUID, m *wire.Denial) {
+	f := authclient.Refusal{Type: "device", Reason: wire.Quote(m.Reason, 32), User: m.Name, Login: m.Login, Client: m.ClientAddr.String()}
+	if d := h.auth.Cache.Device(device); d != nil {
+		f.Device = d.Name
 	}
-	n := binary.BigEndian.Uint32(h[2:])
-	if n > wire.MaxControl-wire.HeaderLen {
-		return nil, fmt.Errorf("%w: message of %d bytes", wire.ErrMalformed, n)
-	}
-	b := make([]byte, wire.HeaderLen+n)
-	copy(b, h[:])
-	if _, err := io.ReadFull(r, b[wire.HeaderLen:]); err != nil {
-		return nil, err
-	}
-	return wire.Decode(b)
+	h.auth.ReportRefusal(f)
 }

@@ -8,11 +8,14 @@ import (
 	"errors"
 	"io"
 	"net/netip"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"hawser/auth/api"
 	"hawser/auth/grant"
+	"hawser/auth/seal"
 	"hawser/recorder"
 	"hawser/tunnel"
 	"hawser/tunnel/resume"
@@ -69,7 +72,7 @@ func acceptControl(t *testing.T, c tunnel.Conn, old *controlAt) controlAt {
 func (c controlAt) receive() wire.Message {
 	c.t.Helper()
 	_ = c.SetReadDeadline(time.Now().Add(10 * time.Second))
-	m, err := readControl(c)
+	m, err := tunnel.ReceiveFrom(c)
 	if err != nil {
 		c.t.Fatal(err)
 	}
@@ -100,7 +103,9 @@ func grantOver(t *testing.T, h *Hub, id [16]byte) {
 		stream = c.stream
 		return stream != nil
 	})
-	h.granted.add(id, stream, []byte("grant"), &api.SessionState{Id: id[:]})
+	if err := h.granted.add(id, stream, &api.SessionState{Id: id[:]}, nil); err != nil {
+		t.Fatal(err)
+	}
 }
 
 func (e testEdge) registerAgain(t *testing.T, h *Hub, counter uint64) tunnel.Conn {
@@ -127,7 +132,7 @@ func TestPlacesOutliveTunnelsAndEndWithTheirControlStream(t *testing.T) {
 	_ = conn.CloseWithError(wire.CloseNormal, "")
 	h.kill(one, "while it was away")
 	waitFor(t, "detached sessions", func() bool {
-		s := h.granted.states()
+		s := h.granted.states(true)
 		return len(s) == 2 && s[0].DetachedSinceUnixNano != 0
 	})
 	conn = e.registerAgain(t, h, 2)
@@ -135,7 +140,7 @@ func TestPlacesOutliveTunnelsAndEndWithTheirControlStream(t *testing.T) {
 	if k, ok := c.receive().(*wire.Kill); !ok || k.SessionID != one || k.Reason != "while it was away" {
 		t.Errorf("got %+v", k)
 	}
-	waitFor(t, "attached sessions", func() bool { return h.granted.states()[0].DetachedSinceUnixNano == 0 })
+	waitFor(t, "attached sessions", func() bool { return h.granted.states(true)[0].DetachedSinceUnixNano == 0 })
 	c.send(wire.Release{SessionID: one, ExitStatus: 3})
 	if r := within(t, a.released, "the release"); [16]byte(r.SessionId) != one || r.ExitStatus != 3 {
 		t.Errorf("released %v", r)
@@ -165,7 +170,7 @@ func TestPlacesOfARemovedDeviceAreReleased(t *testing.T) {
 		grantOver(t, h, id)
 		if away {
 			_ = conn.CloseWithError(wire.CloseNormal, "")
-			waitFor(t, "a detached session", func() bool { return h.granted.states()[0].DetachedSinceUnixNano != 0 })
+			waitFor(t, "a detached session", func() bool { return h.granted.states(true)[0].DetachedSinceUnixNano != 0 })
 		}
 		begun := time.Now()
 		a.mu.Lock()
@@ -259,11 +264,29 @@ func TestWhatADeviceMaySayOnAControlStreamIsBounded(t *testing.T) {
 	if _, err := c.Write([]byte{0, 15, 0xff, 0xff, 0xff, 0xff}); err != nil {
 		t.Fatal(err)
 	}
-	_, err := readControl(c)
+	_, err := tunnel.ReceiveFrom(c)
 	if e, ok := errors.AsType[*resume.ResetError](err); !ok || e.Code != wire.StreamProtocol {
 		t.Errorf("a message without end: %v", err)
 	}
 	acceptControl(t, conn, nil) // another, for somebody is still there
+}
+
+// uploadGrant is the grant of a session, long expired, by which a device has its recording fetched.
+func uploadGrant(t *testing.T, h *Hub, id [16]byte, change func(*grant.Grant), k ed25519.PrivateKey) []byte {
+	t.Helper()
+	g := grant.Grant{
+		Cluster: testCluster, ID: wire.NewStreamID(), SessionID: id, ConnectionID: [16]byte{4}, Kind: grant.Session, User: "alice",
+		Method: "certificate", ClientAddr: netip.MustParseAddrPort("192.0.2.9:4000"), Roles: []string{"admin"}, Device: testUUID, Incarnation: [16]byte{1}, Login: "root",
+		Channels: []string{"shell"}, EntryHub: h.auth.UUID(), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(-58 * time.Minute),
+	}
+	if change != nil {
+		change(&g)
+	}
+	b, err := g.Sign(k)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 // A hub that was restarted knows no grants: the device shows its own.
@@ -271,21 +294,7 @@ func TestAnUploadOutlivesTheHubsMemory(t *testing.T) {
 	a, h, key := newCluster(t)
 	conn := registered(t, a, h, a.edge(t, key, testUUID, time.Hour))
 	id := [16]byte{9}
-	sign := func(change func(*grant.Grant), k ed25519.PrivateKey) []byte {
-		g := grant.Grant{
-			Cluster: testCluster, ID: wire.NewStreamID(), SessionID: id, ConnectionID: [16]byte{4}, Kind: grant.Session, User: "alice",
-			Method: "certificate", ClientAddr: netip.MustParseAddrPort("192.0.2.9:4000"), Roles: []string{"admin"}, Device: testUUID, Incarnation: [16]byte{1}, Login: "root",
-			Channels: []string{"shell"}, EntryHub: h.auth.UUID(), NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(-58 * time.Minute),
-		}
-		if change != nil {
-			change(&g)
-		}
-		b, err := g.Sign(k)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return b
-	}
+	sign := func(change func(*grant.Grant), k ed25519.PrivateKey) []byte { return uploadGrant(t, h, id, change, k) }
 	grantKey := a.set.GrantKey()
 	good := sign(nil, grantKey)
 	_, other, _ := ed25519.GenerateKey(nil)
@@ -298,9 +307,14 @@ func TestAnUploadOutlivesTheHubsMemory(t *testing.T) {
 		"not a grant":    []byte("grant"),
 		"of a forward's": sign(func(g *grant.Grant) { g.Kind, g.SessionID = grant.Forwards, [16]byte{} }, grantKey),
 	} {
-		if _, err := h.grantOf(testUUID, &wire.UploadWanted{RecordingID: id, Grant: bad}); !errors.Is(err, errNotGranted) {
+		if err := h.mayTake(testUUID, &wire.UploadWanted{RecordingID: id, Grant: bad}); !errors.Is(err, errNotGranted) {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+	// What is sealed for auth any hub may bring there: that by which it came may be gone.
+	sealed := sign(func(g *grant.Grant) { g.EntryHub, g.SealKey = [16]byte{8}, [32]byte{1} }, grantKey)
+	if err := h.mayTake(testUUID, &wire.UploadWanted{RecordingID: id, Grant: sealed}); err != nil {
+		t.Errorf("another hub's, sealed for auth: %v", err)
 	}
 	if err := tunnel.Send(conn, wire.UploadWanted{RecordingID: id, Grant: good}); err != nil {
 		t.Fatal(err)
@@ -332,7 +346,7 @@ func FuzzControlStream(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := bytes.NewReader(b)
 		for {
-			m, err := readControl(r)
+			m, err := tunnel.ReceiveFrom(r)
 			if errors.Is(err, wire.ErrUnknownType) {
 				continue
 			}
@@ -364,14 +378,16 @@ func FuzzTakeUpload(f *testing.F) {
 	if err := w.Close(f.Context()); err != nil {
 		f.Fatal(err)
 	}
+	whole = append(make([]byte, seal.PublicSize), whole...)
 	f.Add(whole)
 	f.Add(whole[:20])
+	f.Add(whole[:seal.PublicSize+20])
 	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 1})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		stored, closed := 0, false
-		err := takeUpload(uploaded{bytes.NewReader(b), io.Discard}, func(chunk *api.Chunk, last bool) (uint64, error) {
+		err := takeUpload(uploaded{bytes.NewReader(b), io.Discard}, func(_ []byte, chunk *api.Chunk, last bool) (taken, error) {
 			if chunk == nil {
-				return 0, nil
+				return taken{}, nil
 			}
 			if closed {
 				t.Error("a chunk after the last")
@@ -381,10 +397,54 @@ func FuzzTakeUpload(f *testing.F) {
 			}
 			stored += 4 + len(chunk.Data)
 			closed = last
-			return chunk.Seq + 1, nil
+			return taken{next: chunk.Seq + 1}, nil
 		})
-		if err == nil && (!closed || stored != len(b)) {
-			t.Errorf("%d bytes stored of %d, closed %v, and no error", stored, len(b), closed)
+		if err == nil && seal.PublicSize+stored != len(b) {
+			t.Errorf("%d bytes stored of %d, and no error", stored, len(b))
 		}
 	})
+}
+
+// While auth hung, sixty sessions that were lost with their device took a minute to be released, one after the other, before the device had a control
+// stream again.
+func TestWhatWasLostIsReleasedTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		begun, n := time.Now(), atomic.Int32{}
+		releaseAll(make([][16]byte, 2*maxReleases), func([16]byte) {
+			time.Sleep(time.Second) // as long as a Release waits for auth
+			n.Add(1)
+		})
+		if took := time.Since(begun); took > 2*time.Second || n.Load() != 2*maxReleases {
+			t.Errorf("%d were released in %v", n.Load(), took)
+		}
+	})
+}
+
+// The session was over, auth was away, and 30 s later the control stream ended with the upload of what the session had been.
+func TestAnUploadKeepsItsControlStream(t *testing.T) {
+	a, h, key := newCluster(t)
+	conn := registered(t, a, h, a.edge(t, key, testUUID, time.Hour))
+	c, release := h.holdControl(testUUID)
+	s := acceptControl(t, conn, nil)
+	id := [16]byte{9}
+	s.send(wire.UploadWanted{RecordingID: id, Grant: uploadGrant(t, h, id, nil, a.set.GrantKey())})
+	att, err := conn.AcceptStream(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	release()
+	c.idle() // as the linger's end does
+	if c.ctx.Err() != nil {
+		t.Fatal("it ended")
+	}
+	att.Reset(wire.StreamCancelled)
+	waitFor(t, "end of the upload", func() bool {
+		h.controls.mu.Lock()
+		defer h.controls.mu.Unlock()
+		return c.users == 0
+	})
+	c.idle()
+	if c.ctx.Err() == nil {
+		t.Error("it stays, though nobody needs it")
+	}
 }

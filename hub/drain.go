@@ -36,6 +36,7 @@ func (h *Hub) drained(ctx context.Context) {
 	}
 	h.draining.Store(true)
 	h.admission.close()
+	h.passes.drain()
 	total := h.config.DrainTimeout
 	tail := min(time.Duration(float64(total)*drainTail), maxTail)
 	deadline := time.Now().Add(total - tail)

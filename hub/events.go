@@ -63,7 +63,7 @@ func (h *Hub) deviceState(t *registry.Tunnel) *api.DeviceState {
 		Uuid: t.UUID.String(), Online: true, Incarnation: t.Incarnation[:], Carrier: t.Conn.Carrier().String(),
 		Observed: t.Conn.RemoteAddr().String(), Hostname: i.Hostname, AgentVersion: i.AgentVersion, Arch: i.Arch, Os: i.OS,
 		Addresses: i.Addresses, SinceUnix: t.Since.Unix(), PolicyRevision: held.Policy, LocksRevision: held.Locks, Uid: i.UID,
-		Slot: uint32(t.Slot), Silent: s != nil && s.isSilent(),
+		Slot: uint32(t.Slot), Silent: s != nil && s.isSilent(), Listen: i.Listen, TunnelOff: i.TunnelOff,
 	}
 }
 
@@ -71,14 +71,15 @@ func (h *Hub) deviceState(t *registry.Tunnel) *api.DeviceState {
 func (h *Hub) events() authclient.Events {
 	return authclient.Events{
 		Trust: func() { h.broadcast(wire.Trust{Blob: h.auth.TrustBlob()}) },
-		Locks: func() {
-			revision, blob := h.auth.Cache.Locks()
-			h.broadcast(wire.Locks{Revision: revision, Blob: blob})
-		},
+		Locks: h.locksChanged,
+		Time:  h.sendTime,
 		Device: func(d *authclient.Device) {
 			for _, t := range h.registry.Tunnels(d.UUID) {
 				h.send(t, wire.Policy{Blob: d.Policy})
 			}
+			h.deviceChanged(d)
+			h.dials.set(d.UUID, d)
+			h.policyChanged()
 		},
 		HubList: func() {
 			if _, blob := h.auth.Cache.HubList(); blob != nil {
@@ -87,6 +88,7 @@ func (h *Hub) events() authclient.Events {
 		},
 		DeviceRemoved: h.removeDevice,
 		Resynced: func() {
+			h.dials.keep(h.auth.Cache.Devices())
 			for _, t := range h.registry.All() {
 				if h.auth.Cache.Device(t.UUID) == nil {
 					h.removeDevice(t.UUID)
@@ -97,9 +99,13 @@ func (h *Hub) events() authclient.Events {
 			if _, ok := h.auth.Cache.User(name); !ok {
 				h.front.EndUser(name, "the user was removed")
 			}
+			h.policyChanged()
 		},
 		Kill:          h.kill,
-		SessionStates: h.sessionStates,
+		KillAll:       h.killAll,
+		Tell:          h.tell,
+		SessionStates: func(full bool) []*api.SessionState { return h.told.news(full, h.sessionStates(full)) },
+		Lapsed:        h.lapsed,
 		Sessions:      func() [][16]byte { return append(h.front.Sessions(), h.granted.alive()...) },
 		Report: func(full bool) []*api.DeviceState {
 			ids := h.changes.take()
@@ -125,10 +131,24 @@ func (h *Hub) events() authclient.Events {
 	}
 }
 
-// removeDevice ends the tunnels of a device that is no longer in the cluster.
+// removeDevice ends the tunnels of a device that is no longer in the cluster, and what is open on a server without an agent, which has none.
 func (h *Hub) removeDevice(id wire.UUID) {
+	const reason = "the device was removed from the cluster"
+	h.dials.set(id, nil)
+	h.dropDevice(id, reason)
+	h.endDevice(id, reason)
+}
+
+// endDevice ends what people have open on a device, their forwards too, and the logins that forwards share.
+func (h *Hub) endDevice(id wire.UUID, reason string) {
+	h.targets.EndDevice(id)
+	h.front.EndDevice(id, h.deviceName(id), reason)
+}
+
+// dropDevice ends the tunnels of an identity that is void.
+func (h *Hub) dropDevice(id wire.UUID, reason string) {
 	for _, t := range h.registry.Forget(id) {
-		h.tunnels.spawn(func() { _ = t.Conn.CloseWithError(wire.CloseBanned, "the device was removed from the cluster") })
+		h.tunnels.spawn(func() { _ = t.Conn.CloseWithError(wire.CloseBanned, reason) })
 	}
 }
 
@@ -139,7 +159,26 @@ func (h *Hub) kill(id [16]byte, reason string) {
 		h.killOnDevice(device, id, reason)
 		return
 	}
+	// It is noted first: a session that is not found is held against it when it comes.
+	h.early.put(id, reason, h.config.Now())
 	h.front.Kill(id, reason)
+}
+
+// killAll ends all that a user has here, or all that is open on a device, wherever it is served.
+func (h *Hub) killAll(user, device, reason string) {
+	h.config.Logger.Info("sessions killed", "user", user, "device", device, "reason", wire.Quote(reason, 256))
+	id, err := wire.ParseUUID(device)
+	for _, s := range h.granted.states(false) {
+		if on, ok := h.granted.deviceOf([16]byte(s.Id)); ok && (user != "" && s.User == user || err == nil && on == id) {
+			h.killOnDevice(on, [16]byte(s.Id), reason)
+		}
+	}
+	if user != "" {
+		h.front.EndUser(user, reason)
+	}
+	if err == nil {
+		h.endDevice(id, reason)
+	}
 }
 
 // send sends without waiting for a peer that does not read.

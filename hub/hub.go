@@ -17,8 +17,10 @@ import (
 	"hawser/hub/front"
 	"hawser/hub/mesh"
 	"hawser/hub/registry"
+	"hawser/hub/target"
 	"hawser/tunnel"
 	"hawser/tunnel/identity"
+	"hawser/tunnel/proxyproto"
 	"hawser/tunnel/quicconn"
 	"hawser/tunnel/wire"
 )
@@ -35,17 +37,27 @@ type Hub struct {
 	auth     *authclient.Client
 	front    *front.Server
 
-	registry registry.Registry
-	mesh     *mesh.Mesh
-	granted  grantedSessions
-	controls controls
-	changes  changedDevices
+	targets *target.Targets
+	// deliveries are the recordings on their way to auth.
+	deliveries *deliveries
+	registry   registry.Registry
+	mesh       *mesh.Mesh
+	granted    grantedSessions
+	told       toldSessions
+	ending     map[[16]byte]bool // by lapsed
+	controls   controls
+	dials      dialOut
+	changes    changedDevices
+	early      earlyKills
+	rechecks   coalesced
 
 	tunnels   tunnelSet
 	issuers   issuers
 	ends      tunnelEnds
 	admission admission
 	probes    *natProbes
+	passes    passes
+	logHeads  logHeads
 	started   time.Time
 
 	drain         chan struct{} // closed by Drain
@@ -60,6 +72,8 @@ func New(c Config) (*Hub, error) {
 		return nil, err
 	}
 	h := &Hub{config: c.withDefaults(), ready: make(chan struct{}), incarnation: wire.NewIncarnation(), drain: make(chan struct{})}
+	h.dials.wake = make(chan struct{}, 1)
+	h.logHeads.proofs = make(chan struct{}, maxProofs)
 	h.admission.rate, h.admission.now, h.admission.hubs = h.admitRate, time.Now, h.hubAddresses
 	return h, nil
 }
@@ -138,17 +152,24 @@ func (h *Hub) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("ssh host key: %w", err)
 	}
+	spooled, left, err := openSpool(dir, h.config)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = spooled.Close() }()
+	h.deliveries = newDeliveries(h.auth, spooled, h.config.Logger)
+	h.targets = h.newTargets()
 	h.front = front.New(front.Config{
 		Backend: &backend{h}, HostKey: signer, Certificate: h.auth.HostCertificate, HandshakeTimeout: h.config.HandshakeTimeout,
 		MaxUnauthenticated: h.config.MaxUnauthenticated, MaxUnauthenticatedPerSource: h.config.MaxUnauthenticatedPerSource,
-		NoNotice: h.config.NoLinkNotice, StatesChanged: h.auth.SessionsDirty, HubName: h.auth.Credentials().Name,
+		Refused: h.reportRefused, NoNotice: h.config.NoLinkNotice, StatesChanged: h.auth.SessionsDirty, Denied: h.deniedLive, Limits: h.limitsNow, HubName: h.auth.Credentials().Name,
 		Logger: h.config.Logger, Now: h.config.Now,
 	})
 	resetKey, err := statelessResetKey(dir)
 	if err != nil {
 		return err
 	}
-	quic, err := quicconn.Listen(h.udp, h.tlsConfig(), quicconn.Options{
+	quic, err := quicconn.Listen(h.udp, h.tlsConfig(true), quicconn.Options{
 		Logger: slogLogger{h.config.Logger}, StatelessResetKey: resetKey, Verify: h.admission.verify,
 		Admit: h.admission.admit,
 	})
@@ -173,6 +194,8 @@ func (h *Hub) Run(ctx context.Context) error {
 	defer fail(nil)
 	var authWG, tunnelWG, meshWG sync.WaitGroup
 	authWG.Go(func() { h.auth.Run(authCtx, h.events()) })
+	authWG.Go(func() { spooled.Run(authCtx) })
+	authWG.Go(func() { h.deliveries.resume(authCtx, left) })
 	h.waitSynced(ctx)
 	tunnelWG.Go(func() {
 		if err := h.acceptQUIC(tunnelCtx, quic); err != nil {
@@ -188,6 +211,9 @@ func (h *Hub) Run(ctx context.Context) error {
 	tunnelWG.Go(func() { h.readOther(tunnelCtx, quic) })
 	tunnelWG.Go(func() { h.probes.run(tunnelCtx) })
 	tunnelWG.Go(func() { h.serveLocal(tunnelCtx, local) })
+	tunnelWG.Go(func() { h.watchStrict(tunnelCtx) })
+	tunnelWG.Go(func() { h.dialDevices(tunnelCtx) })
+	tunnelWG.Go(func() { h.followSessions(tunnelCtx) })
 	serveCtx, stopServing := context.WithCancel(ctx)
 	defer stopServing()
 	tunnelWG.Go(func() {
@@ -200,6 +226,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	h.Drain()                            // where the front failed
 
 	_ = h.tcp.Close()
+	h.targets.Close()
 	h.closeControls()
 	h.tunnels.closeAll(wire.CloseDrain, "the hub is stopping")
 	stopMesh()
@@ -210,6 +237,7 @@ func (h *Hub) Run(ctx context.Context) error {
 	h.tunnels.wait()
 	stopAuth()
 	authWG.Wait()
+	h.deliveries.close()
 	if cause := context.Cause(ctx); err == nil && !errors.Is(cause, context.Canceled) && !errors.Is(cause, context.DeadlineExceeded) {
 		err = cause
 	}
@@ -245,13 +273,17 @@ func (h *Hub) listen() (err error) {
 			h.unlisten()
 		}
 	}()
-	if h.ssh, err = net.Listen("tcp", h.config.SSHListen); err != nil {
+	people, err := net.Listen("tcp", h.config.SSHListen)
+	if err != nil {
 		return fmt.Errorf("listen for SSH: %w", err)
 	}
+	h.ssh = h.proxied(people, "ssh")
 	for try := 0; ; try++ {
-		if h.tcp, err = net.Listen("tcp", h.config.TunnelListen); err != nil {
+		tcp, err := net.Listen("tcp", h.config.TunnelListen)
+		if err != nil {
 			return fmt.Errorf("listen for tunnels: %w", err)
 		}
+		h.tcp = h.proxied(tcp, "tunnel")
 		t := h.tcp.Addr().(*net.TCPAddr)
 		h.udp, err = net.ListenUDP("udp", &net.UDPAddr{IP: t.IP, Port: t.Port, Zone: t.Zone})
 		if err == nil {
@@ -262,6 +294,24 @@ func (h *Hub) listen() (err error) {
 			return fmt.Errorf("listen for tunnels: %w", err)
 		}
 	}
+}
+
+// proxied makes the addresses of l's connections those of the clients behind the load balancers.
+func (h *Hub) proxied(l net.Listener, port string) net.Listener {
+	return &proxyproto.Listener{Listener: l, From: h.config.ProxyFrom, Refused: func(from net.Addr, err error) {
+		h.config.Logger.Info("connection refused", "port", port, "client", from.String(), "error", err)
+		h.auth.ReportRefusal(authclient.Refusal{Type: "proxy", Reason: proxyReason(err), Client: from.String(), Detail: port})
+	}}
+}
+
+func proxyReason(err error) string {
+	switch {
+	case errors.Is(err, proxyproto.ErrRefused):
+		return "network-not-named"
+	case errors.Is(err, proxyproto.ErrNoHeader):
+		return "no-header"
+	}
+	return "malformed"
 }
 
 func (h *Hub) unlisten() {

@@ -18,6 +18,7 @@ import (
 	"hawser/auth/api"
 	"hawser/auth/api/apiconnect"
 	"hawser/auth/ca"
+	"hawser/auth/lock"
 	"hawser/auth/policy"
 	"hawser/tunnel"
 	"hawser/tunnel/quicconn"
@@ -33,16 +34,20 @@ type authTwin struct {
 	trust  []byte
 	device *api.WatchDevice
 	more   []*api.WatchDevice
+	users  []*api.WatchUser
 	states chan *api.DeviceState
 
 	closed    chan uint64 // chunks of recordings closed
 	released  chan *api.ReleaseRequest
 	incidents chan *api.ReportIncidentRequest
 
-	mu    sync.Mutex
-	hubs  []*api.Hub
-	gone  []string      // devices removed
-	found chan struct{} // closed and replaced when hubs changes
+	mu     sync.Mutex
+	hubs   []*api.Hub
+	gone   []string // devices removed
+	news   []*api.WatchDevice
+	locked *api.Locks               // a list to be told
+	clone  *api.ReportCloneResponse // what ReportClone answers
+	found  chan struct{}            // closed and replaced when hubs changes
 }
 
 const testCluster = "test.example"
@@ -107,15 +112,30 @@ func (a *authTwin) JoinHub(ctx context.Context, r *connect.Request[api.JoinHubRe
 	}), nil
 }
 
+// locks is a list of a revision as auth signs it.
+func (a *authTwin) locks(revision uint64, locks ...lock.Lock) *api.Locks {
+	blob, err := lock.Sign(lock.List{Cluster: testCluster, Revision: revision, Locks: locks}, a.set.GrantKey())
+	if err != nil {
+		panic(err)
+	}
+	return &api.Locks{Revision: revision, Blob: blob}
+}
+
 func (a *authTwin) Watch(ctx context.Context, _ *connect.Request[api.WatchRequest], s *connect.ServerStream[api.WatchResponse]) error {
 	err := s.Send(&api.WatchResponse{
 		Revision: 5, Epoch: "e", Full: true, Begin: true, Synced: true, Trust: a.trust, Devices: append([]*api.WatchDevice{a.device}, a.more...),
-		Locks: &api.Locks{Revision: 2}, Time: a.set.SignTime(time.Now(), nil),
+		Users: a.users, Locks: a.locks(2), Time: a.set.SignTime(time.Now(), nil),
 	})
 	for err == nil {
 		a.mu.Lock()
-		hubs, gone, found := a.hubs, a.gone, a.found
+		hubs, gone, news, locks, found := a.hubs, a.gone, a.news, a.locked, a.found
 		a.mu.Unlock()
+		if locks != nil {
+			err = s.Send(&api.WatchResponse{Revision: 9, Epoch: "e", Locks: locks})
+		}
+		if len(news) > 0 {
+			err = s.Send(&api.WatchResponse{Revision: 8, Epoch: "e", Devices: news})
+		}
 		if len(gone) > 0 {
 			err = s.Send(&api.WatchResponse{Revision: 7, Epoch: "e", DevicesRemoved: gone})
 		}
@@ -441,3 +461,21 @@ type fakeListener struct{ addr net.Addr }
 func (f fakeListener) Accept() (net.Conn, error) { return nil, net.ErrClosed }
 func (f fakeListener) Close() error              { return nil }
 func (f fakeListener) Addr() net.Addr            { return f.addr }
+
+// connect dials and waits for nothing.
+func (e testEdge) connect(t *testing.T, h *Hub) tunnel.Conn {
+	t.Helper()
+	nc, err := net.Dial("tcp", h.TunnelAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := yamuxconn.Client(t.Context(), nc, &tls.Config{
+		MinVersion: tls.VersionTLS13, NextProtos: []string{tunnel.ALPN}, InsecureSkipVerify: true,
+		Certificates: []tls.Certificate{{Certificate: e.chain, PrivateKey: e.key}},
+	}, yamuxconn.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.CloseWithError(wire.CloseNormal, "") })
+	return c
+}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/quic-go/quic-go"
 
+	"hawser/hub/authclient"
 	"hawser/tunnel"
 	"hawser/tunnel/identity"
 	"hawser/tunnel/quicconn"
@@ -33,8 +34,9 @@ const (
 
 // Commands on the local socket.
 const (
-	localStatus = "status" // answered by Status as JSON
-	localDrain  = "drain"  // answered by "draining"; the connection ends with the hub
+	localStatus = "status"     // answered by Status as JSON
+	localAccept = "accept-log" // answered by "accepted"
+	localDrain  = "drain"      // answered by "draining"; the connection ends with the hub
 )
 
 // socketPath is the path of the socket in a state directory, by way of a descriptor where the directory's own is too long.
@@ -105,6 +107,9 @@ func (h *Hub) answerLocal(ctx context.Context, c net.Conn) {
 	switch strings.TrimSpace(line) {
 	case localStatus:
 		_ = json.NewEncoder(c).Encode(h.live())
+	case localAccept:
+		h.auth.AcceptLog()
+		_, _ = fmt.Fprintln(c, accepted)
 	case localDrain:
 		h.Drain()
 		if _, err := fmt.Fprintln(c, "draining"); err != nil {
@@ -151,6 +156,32 @@ func DrainRunning(ctx context.Context, data string) error {
 	return ctx.Err()
 }
 
+const accepted = "accepted"
+
+// AcceptLog makes the hub on a state directory, whether it runs or not, take the next head of the audit log whatever it says.
+func AcceptLog(data string) error {
+	dir, err := identity.Open(data)
+	if err != nil {
+		return fmt.Errorf("open %s: %w", data, err)
+	}
+	defer func() { _ = dir.Close() }()
+	if errors.Is(dir.Lock(), identity.ErrLocked) {
+		c, err := askLocal(data, localAccept)
+		if err != nil {
+			return err
+		}
+		defer func() { _ = c.Close() }()
+		if line, err := bufio.NewReader(c).ReadString('\n'); err != nil || line != accepted+"\n" {
+			return fmt.Errorf("the hub did not take the command: %q, %w", line, err)
+		}
+		return nil
+	}
+	if err := dir.Remove(authclient.LogHeadFile); err != nil && !errors.Is(err, identity.ErrNotExist) {
+		return fmt.Errorf("forget the head of the audit log: %w", err)
+	}
+	return nil
+}
+
 // LiveStatus is what a running hub tells of itself.
 type LiveStatus struct {
 	Version     string    `json:"version"`
@@ -169,11 +200,19 @@ type LiveStatus struct {
 		Silent  int `json:"silent"`
 		Streams int `json:"streams"`
 	} `json:"tunnels"`
-	Refused     uint64      `json:"refused_handshakes"`
-	Connections int         `json:"connections"` // of people
-	Sessions    int         `json:"sessions"`    // with a device, through this hub
-	Hubs        []HubLine   `json:"hubs"`
-	Drain       *DrainState `json:"drain,omitempty"`
+	Refused     uint64 `json:"refused_handshakes"`
+	Connections int    `json:"connections"`         // of people
+	Sessions    int    `json:"sessions"`            // with a device, through this hub
+	Passed      int    `json:"passed"`              // people's connections to auth that this hub passes on
+	LogAlarm    string `json:"log_alarm,omitempty"` // what is wrong with the audit log
+	Spool       struct {
+		Waiting    int   `json:"waiting"`    // recordings of which auth lacks something
+		Recordings int   `json:"recordings"` // that are not closed at auth
+		Bytes      int64 `json:"bytes"`
+		Refused    int   `json:"refused"` // files of recordings that auth does not take, in DATA/spool
+	} `json:"spool"`
+	Hubs  []HubLine   `json:"hubs"`
+	Drain *DrainState `json:"drain,omitempty"`
 }
 
 // HubLine is another hub of the cluster.
@@ -196,7 +235,11 @@ func (h *Hub) live() *LiveStatus {
 	l := &LiveStatus{
 		Version: tunnel.Version(), Incarnation: h.incarnation.String(), Started: h.started.UTC(), Zone: h.config.Zone,
 		AuthSynced: h.auth.Cache.Synced(), Connections: h.front.Connections(), Sessions: len(h.front.Sessions()) - h.front.Connections(), Refused: h.admission.refusedSoFar(),
+		Passed: h.passes.count(),
 	}
+	l.Spool.Waiting = h.deliveries.waiting()
+	l.Spool.Recordings, l.Spool.Bytes = h.deliveries.spool.Usage()
+	l.Spool.Refused = h.deliveries.spool.Refused()
 	l.SSH, l.Tunnel = h.publicAddresses()
 	for _, s := range h.tunnels.all() {
 		n := &l.Tunnels
@@ -221,6 +264,7 @@ func (h *Hub) live() *LiveStatus {
 		}
 		s.mu.Unlock()
 	}
+	_, l.LogAlarm = h.auth.LogHead()
 	zones := make(map[wire.UUID]string)
 	for _, x := range h.auth.Cache.Hubs() {
 		zones[x.UUID] = x.Zone

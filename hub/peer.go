@@ -28,12 +28,15 @@ type peer struct {
 	key   ed25519.PublicKey
 	uuid  wire.UUID // not for mayJoin
 	name  string
+	// fresh: with mayRenew, the certificate is nobody's but the key's own, so that the device may not know yet that it has joined.
+	fresh bool
 }
 
 var errNotDevice = errors.New("certificate is not a device's")
 
 // tlsConfig asks for any certificate and names no CA, for a device with one of a retired CA would else send none.
-func (h *Hub) tlsConfig() *tls.Config {
+// A refusal is put into the audit log here where the caller cannot, who hears nothing of it.
+func (h *Hub) tlsConfig(tell bool) *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13,
 		NextProtos: []string{tunnel.ALPN},
@@ -54,6 +57,9 @@ func (h *Hub) tlsConfig() *tls.Config {
 			p, err := h.judge(cs)
 			if err != nil {
 				h.config.Logger.Info("tunnel refused", "error", err)
+				if tell {
+					h.tunnelRefused(err, "")
+				}
 				return err
 			}
 			if p.class == mayRegister && h.auth.Cache.Synced() && h.removed(p) {
@@ -98,7 +104,7 @@ func (h *Hub) judge(cs tls.ConnectionState) (peer, error) {
 		return p, nil
 	}
 	if d := h.auth.Cache.ByDeviceKey(key); d != nil {
-		return peer{class: mayRenew, key: key, uuid: d.UUID, name: d.Name}, nil
+		return peer{class: mayRenew, key: key, uuid: d.UUID, name: d.Name, fresh: selfSigned(leaf)}, nil
 	}
 	if selfSigned(leaf) {
 		return peer{class: mayJoin, key: key}, nil

@@ -17,63 +17,78 @@ import (
 	"hawser/auth/ca"
 	"hawser/auth/grant"
 	"hawser/auth/policy"
+	"hawser/auth/seal"
 	"hawser/recorder"
 	"hawser/tunnel/resume"
 	"hawser/tunnel/wire"
 )
 
 const (
-	// maxPlaces requests of one device may be in hand at once.
-	maxPlaces = 32
-	// maxGranted end-to-end sessions are remembered for their uploads.
-	maxGranted = 1 << 16
+	// maxPlaces requests of one device may be in hand at once; one under a cap that is full waits a second.
+	maxPlaces = 128
+	// maxGranted places of one device may be live: more than its streams and their channels come to, each of which a person's certificate was shown for.
+	maxGranted = 4096
 	// placeTimeout bounds a call for a place.
 	placeTimeout = 10 * time.Second
-	// uploadIdle ends an upload on which nothing came.
-	uploadIdle = 2 * time.Minute
+	// uploadStall ends an upload in the midst of a chunk. Between chunks nothing does but the tunnel's end: a session may stand still for days.
+	uploadStall = 2 * time.Minute
 )
 
-// grantedSession is a session, or a connection, granted to a device for somebody who came end to end.
-type grantedSession struct {
-	device wire.UUID
-	grant  []byte
-}
-
-// livePlace is one not released yet. It ends with the control stream it was asked for over.
+// livePlace is a place granted to a device for somebody who came end to end, or directly. It ends with the control stream it was asked for over.
 type livePlace struct {
 	stream *controlStream
 	state  *api.SessionState
+	done   func() // lets the control stream go that is kept for one who came directly; nil: somebody else keeps it
 }
 
-// grantedSessions remembers them, the oldest forgotten first when there are too many.
+// let lets the control stream go, but for its linger.
+func (p livePlace) let() {
+	if p.done != nil {
+		p.done()
+	}
+}
+
+// grantedSessions are the places that are not released yet.
 type grantedSessions struct {
-	mu    sync.Mutex
-	byID  map[[16]byte]grantedSession
-	order [][16]byte
-	live  map[[16]byte]livePlace
+	mu   sync.Mutex
+	live map[[16]byte]livePlace
+	of   map[wire.UUID]int // how many are a device's
 }
 
-func (g *grantedSessions) add(id [16]byte, s *controlStream, grant []byte, state *api.SessionState) {
+var (
+	errManyPlaces = errors.New("the device has too many places")
+	errStreamOver = errors.New("the control stream has ended")
+)
+
+// add is refused where nobody would release the place.
+func (g *grantedSessions) add(id [16]byte, s *controlStream, state *api.SessionState, done func()) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.byID == nil {
-		g.byID, g.live = make(map[[16]byte]grantedSession), make(map[[16]byte]livePlace)
+	if g.live == nil {
+		g.live, g.of = make(map[[16]byte]livePlace), make(map[wire.UUID]int)
 	}
-	if len(g.order) >= maxGranted {
-		delete(g.byID, g.order[0])
-		delete(g.live, g.order[0])
-		g.order = g.order[1:]
+	p := livePlace{s, state, done}
+	switch was, again := g.live[id]; {
+	case s.over:
+		p.let()
+		return errStreamOver
+	case again:
+		g.deleteLocked(id, was)
+	case g.of[s.c.device] >= maxGranted:
+		p.let()
+		return errManyPlaces
 	}
-	g.byID[id] = grantedSession{device: s.c.device, grant: grant}
-	g.live[id] = livePlace{s, state}
-	g.order = append(g.order, id)
+	g.live[id] = p
+	g.of[s.c.device]++
+	return nil
 }
 
-func (g *grantedSessions) get(id [16]byte) (grantedSession, bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	s, ok := g.byID[id]
-	return s, ok
+func (g *grantedSessions) deleteLocked(id [16]byte, p livePlace) {
+	p.let()
+	delete(g.live, id)
+	if g.of[p.stream.c.device]--; g.of[p.stream.c.device] == 0 {
+		delete(g.of, p.stream.c.device)
+	}
 }
 
 // released forgets that a session is alive and tells whether it was that device's.
@@ -84,7 +99,7 @@ func (g *grantedSessions) released(id [16]byte, device wire.UUID) bool {
 	if !ok || p.stream.c.device != device {
 		return false
 	}
-	delete(g.live, id)
+	g.deleteLocked(id, p)
 	return true
 }
 
@@ -93,10 +108,11 @@ func (g *grantedSessions) released(id [16]byte, device wire.UUID) bool {
 func (g *grantedSessions) lost(s *controlStream) (ids [][16]byte) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
+	s.over = true // what is granted after this was asked for before it
 	for id, p := range g.live {
 		if p.stream == s {
 			ids = append(ids, id)
-			delete(g.live, id)
+			g.deleteLocked(id, p)
 		}
 	}
 	return ids
@@ -114,7 +130,7 @@ func (g *grantedSessions) alive() [][16]byte {
 }
 
 // states says of each of them what is known. One whose device's control stream is detached is detached itself: both go by the same tunnels.
-func (g *grantedSessions) states() []*api.SessionState {
+func (g *grantedSessions) states(full bool) []*api.SessionState {
 	g.mu.Lock()
 	all := make([]livePlace, 0, len(g.live))
 	for _, p := range g.live {
@@ -127,6 +143,9 @@ func (g *grantedSessions) states() []*api.SessionState {
 			continue
 		}
 		s := proto.CloneOf(p.state)
+		if !full { // auth has judged it
+			s.Certificate = nil
+		}
 		s.DetachedSinceUnixNano = unixNano(p.stream.DetachedSince())
 		states = append(states, s)
 	}
@@ -157,16 +176,24 @@ func (h *Hub) place(s *controlStream, m *wire.PlaceRequest) {
 	ctx, cancel := context.WithTimeout(s.c.ctx, placeTimeout)
 	defer cancel()
 	reply := wire.PlaceReply{ID: m.ID}
+	if m.Kind == wire.PlaceLease {
+		reply.Lease = h.auth.LeaseLeft()
+		s.reply(reply)
+		return
+	}
 	device := h.deviceName(s.c.device)
 	r, state, err := h.askPlace(ctx, s, m)
 	switch {
 	case err != nil:
 		h.config.Logger.Warn("place not granted", "device", device, "error", err)
-		reply.Refusal = "the hub cannot grant this now; try again in a minute"
+		reply.Refusal, reply.Later = "the hub cannot grant this now; try again in a minute", true
 	case r.Refusal != nil:
 		reply.Refusal = wire.Quote(r.Refusal.Message, 1000)
 	default:
-		reply.Grant = r.Grant
+		reply.Grant, reply.MaxChannels = r.Grant, r.GetAccess().GetMaxChannels()
+		if m.Direct && r.GetAccess().GetExact() {
+			reply.Lease = max(h.auth.LeaseLeft(), time.Millisecond)
+		}
 		id, kind := m.SessionID, "session"
 		switch m.Kind {
 		case wire.PlaceConnection:
@@ -177,12 +204,32 @@ func (h *Hub) place(s *controlStream, m *wire.PlaceRequest) {
 		if id != [16]byte{} {
 			state.Id, state.Recorded = id[:], len(r.RecordingId) > 0
 			s.c.keep(time.Duration(r.GetAccess().GetDetachedLifeMs()) * time.Millisecond)
-			h.granted.add(id, s, r.Grant, state)
+			var done func()
+			if m.Direct { // no connection of a person's keeps it
+				_, done = h.holdControl(s.c.device)
+			}
+			if err := h.granted.add(id, s, state, done); err != nil {
+				h.auth.Release(id, -1, err.Error())
+				h.config.Logger.Warn("place not granted", "device", device, "error", err)
+				s.reply(wire.PlaceReply{ID: m.ID, Refusal: "the hub cannot grant this now: " + err.Error(), Later: true})
+				return
+			}
+			if why := h.early.get(id); why != "" {
+				s.c.tell(wire.Kill{SessionID: id, Reason: wire.Quote(why, 512)})
+			}
 			h.auth.SessionsDirty()
 		}
-		h.config.Logger.Info("place granted", "kind", kind, "user", r.User, "device", device, "way", policy.WayEndToEnd)
+		h.config.Logger.Info("place granted", "kind", kind, "user", r.User, "device", device, "way", wayOf(m))
 	}
 	s.reply(reply)
+}
+
+// wayOf is how the person came.
+func wayOf(m *wire.PlaceRequest) string {
+	if m.Direct {
+		return policy.WayDirect
+	}
+	return policy.WayEndToEnd
 }
 
 var errUserCertificate = errors.New("user certificate not accepted")
@@ -209,8 +256,8 @@ func (h *Hub) askPlace(ctx context.Context, s *controlStream, m *wire.PlaceReque
 	}
 	r := &api.AdmitRequest{
 		User: user.Name, Certificate: m.UserCert, ConnectionId: m.ConnectionID[:], Kind: kind, Device: s.c.device.String(),
-		Incarnation: s.incarnation[:], Login: m.Login, Channel: m.Channel, Way: policy.WayEndToEnd, ClientAddress: m.ClientAddr.String(),
-		Command: m.Command,
+		Incarnation: s.incarnation[:], Login: m.Login, Channel: m.Channel, Way: wayOf(m), ClientAddress: m.ClientAddr.String(),
+		Command: m.Command, Join: m.Join, JoinMode: m.JoinMode,
 	}
 	if m.SessionID != [16]byte{} {
 		r.SessionId = m.SessionID[:]
@@ -219,10 +266,21 @@ func (h *Hub) askPlace(ctx context.Context, s *controlStream, m *wire.PlaceReque
 	if err != nil {
 		return nil, nil, err
 	}
+	joins, mode := h.joinedBy(resp.Grant)
 	return resp, &api.SessionState{
+		Joins: joins, JoinMode: mode,
 		ConnectionId: m.ConnectionID[:], Kind: kind, User: user.Name, DeviceUuid: r.Device, Login: m.Login, Way: r.Way, Channel: m.Channel,
-		Command: wire.Quote(m.Command, maxStateCommand), ClientAddress: r.ClientAddress, StartUnixNano: h.config.Now().UnixNano(),
+		Command: wire.Quote(m.Command, maxStateCommand), ClientAddress: r.ClientAddress, StartUnixNano: h.config.Now().UnixNano(), Certificate: m.UserCert,
 	}, nil
+}
+
+// joinedBy is the session that the holder of a grant joins, for auth to be told of after it was away; nil: it is one of his own.
+func (h *Hub) joinedBy(blob []byte) (session []byte, mode string) {
+	g, err := grant.Open(blob, h.auth.Trust().GrantKeys)
+	if err != nil || g.JoinMode == "" {
+		return nil, ""
+	}
+	return g.Join[:], g.JoinMode
 }
 
 // deadlined is a stream as an upload needs it.
@@ -239,11 +297,10 @@ func (h *Hub) releaseFrom(device wire.UUID, m *wire.Release) {
 }
 
 // upload takes a recording that the edge made and stores it at auth, chunk by chunk, each confirmed when it is on disk.
-// It goes on over another tunnel when the device asks again.
+// It goes on over another tunnel, or by another hub, when the device asks again.
 func (h *Hub) upload(ctx context.Context, device wire.UUID, m *wire.UploadWanted) {
 	id, name := m.RecordingID, h.deviceName(device)
-	proof, err := h.grantOf(device, m)
-	if err != nil {
+	if err := h.mayTake(device, m); err != nil {
 		h.config.Logger.Warn("upload refused", "device", name, "recording", hex.EncodeToString(id[:]), "error", err)
 		return
 	}
@@ -252,6 +309,7 @@ func (h *Hub) upload(ctx context.Context, device wire.UUID, m *wire.UploadWanted
 	defer cancel()
 	att, err := h.openStream(octx, device, &a)
 	if err != nil {
+		h.config.Logger.Debug("upload not begun", "device", name, "recording", hex.EncodeToString(id[:]), "error", err)
 		return
 	}
 	stream := resume.Open(att, a, resume.Options{})
@@ -260,83 +318,102 @@ func (h *Hub) upload(ctx context.Context, device wire.UUID, m *wire.UploadWanted
 		<-stream.Done()
 	}()
 	defer context.AfterFunc(ctx, func() { stream.Reset(wire.StreamCancelled) })()
-	if err := takeUpload(stream, h.storeUpload(ctx, id, proof)); err != nil {
+	if err := takeUpload(stream, h.storeUpload(ctx, id, m.Grant)); err != nil {
 		h.config.Logger.Warn("upload ended early", "device", name, "recording", hex.EncodeToString(id[:]), "error", err)
 		stream.Reset(wire.StreamCancelled)
 	}
 }
 
-// grantOf is the grant of the session whose recording a device has: the one remembered, or after a restart of this hub the one that the device
-// shows. Auth judges it again.
-func (h *Hub) grantOf(device wire.UUID, m *wire.UploadWanted) ([]byte, error) {
-	if s, ok := h.granted.get(m.RecordingID); ok {
-		if s.device != device {
-			return nil, errNotGranted
-		}
-		return s.grant, nil
-	}
+// mayTake tells whether this hub may take a device's recording, by the session's grant, which the device shows: any hub one that is sealed for auth,
+// its entry hub another. Auth judges it again.
+func (h *Hub) mayTake(device wire.UUID, m *wire.UploadWanted) error {
 	g, err := grant.Open(m.Grant, h.auth.Trust().GrantKeys)
-	if err != nil {
-		return nil, fmt.Errorf("%w: %w", errNotGranted, err)
+	switch {
+	case err != nil:
+		return fmt.Errorf("%w: %w", errNotGranted, err)
+	case wire.UUID(g.Device) != device || g.SessionID != m.RecordingID || g.SealKey == [32]byte{} && wire.UUID(g.EntryHub) != h.auth.UUID():
+		return errNotGranted
 	}
-	if wire.UUID(g.Device) != device || g.SessionID != m.RecordingID || wire.UUID(g.EntryHub) != h.auth.UUID() {
-		return nil, errNotGranted
-	}
-	return m.Grant, nil
+	return nil
 }
 
-var errNotGranted = errors.New("not granted to this device by this hub")
+var errNotGranted = errors.New("the device shows no grant of it for this hub")
+
+// taken is what an edge is told: which chunk is wanted next, and auth's word for that, empty where there is none.
+type taken struct {
+	next uint64
+	ack  []byte
+}
 
 // takeUpload takes chunks from a device. store stores one, and says of the last that it is; without one it tells which is wanted next, and so
-// it does after each: an upload that broke goes on where auth has it, for the edge keeps nothing that it was told is on disk. Once it knows that
+// it does after each, in auth's words to the edge with that key: an upload that broke goes on where auth has it, for the edge keeps nothing that it was told is on disk. Once it knows that
 // the last chunk is stored it forgets the recording.
-func takeUpload(stream deadlined, store func(chunk *api.Chunk, last bool) (next uint64, err error)) error {
-	next, err := store(nil, false)
+func takeUpload(stream deadlined, store func(key []byte, chunk *api.Chunk, last bool) (taken, error)) error {
+	_ = stream.SetReadDeadline(time.Now().Add(uploadStall))
+	var key [seal.PublicSize]byte
+	if _, err := io.ReadFull(stream, key[:]); err != nil {
+		return err
+	}
+	has, err := store(key[:], nil, false)
 	if err != nil {
 		return err
 	}
 	for closed := false; ; {
-		if _, err := stream.Write(binary.BigEndian.AppendUint64(nil, next)); err != nil {
+		word := make([]byte, 8+seal.AckSize)
+		binary.BigEndian.PutUint64(word, has.next)
+		copy(word[8:], has.ack)
+		if _, err := stream.Write(word); err != nil {
 			return err
 		}
-		_ = stream.SetReadDeadline(time.Now().Add(uploadIdle))
 		var size [4]byte
-		if _, err := io.ReadFull(stream, size[:]); err != nil {
-			if err == io.EOF && closed {
+		_ = stream.SetReadDeadline(time.Time{})
+		if _, err := io.ReadFull(stream, size[:1]); err != nil {
+			if err == io.EOF { // it has no more, or begins anew
 				return nil
 			}
 			return err
 		}
+		_ = stream.SetReadDeadline(time.Now().Add(uploadStall))
+		if _, err := io.ReadFull(stream, size[1:]); err != nil {
+			return err
+		}
 		n := binary.BigEndian.Uint32(size[:])
-		if n > recorder.MaxStoredChunk || closed {
+		if n > recorder.MaxStoredChunk+seal.Overhead || closed {
 			return fmt.Errorf("chunk of %d bytes", n)
 		}
 		chunk := make([]byte, n)
 		if _, err := io.ReadFull(stream, chunk); err != nil {
 			return err
 		}
-		header, _, err := recorder.ParseChunk(chunk)
-		if err != nil {
-			return err
+		seq, flags, sealed := seal.Head(chunk)
+		if !sealed {
+			header, _, err := recorder.ParseChunk(chunk)
+			if err != nil {
+				return err
+			}
+			seq, flags = header.Seq, header.Flags
 		}
-		closed = header.Flags&recorder.FlagLast != 0
-		if next, err = store(&api.Chunk{Seq: header.Seq, Data: chunk}, closed); err != nil {
+		closed = flags&recorder.FlagLast != 0
+		if has, err = store(key[:], &api.Chunk{Seq: seq, Data: chunk}, closed); err != nil {
 			return err
 		}
 	}
 }
 
 // storeUpload stores a chunk of a recording at auth.
-func (h *Hub) storeUpload(ctx context.Context, id [16]byte, proof []byte) func(chunk *api.Chunk, last bool) (uint64, error) {
-	return func(chunk *api.Chunk, last bool) (uint64, error) {
+func (h *Hub) storeUpload(ctx context.Context, id [16]byte, proof []byte) func(key []byte, chunk *api.Chunk, last bool) (taken, error) {
+	return func(key []byte, chunk *api.Chunk, last bool) (taken, error) {
 		r := &api.AppendRecordingRequest{RecordingId: id[:], Grant: proof}
+		if [seal.PublicSize]byte(key) != [seal.PublicSize]byte{} {
+			r.AckKey = key
+		}
 		if chunk != nil {
 			r.Chunks = []*api.Chunk{chunk}
 		}
-		next, err := h.auth.AppendRecording(ctx, r)
-		if err == nil && last { // before the edge is told
-			err = h.closeRecording(ctx, &api.CloseRecordingRequest{RecordingId: id[:], Grant: proof, Chunks: next})
+		res, err := h.auth.AppendPatiently(ctx, r)
+		if err == nil && last { // before the edge is told: what it was not, it sends again
+			err = h.auth.CloseRecording(ctx, &api.CloseRecordingRequest{RecordingId: id[:], Grant: proof, Chunks: res.GetNextSeq()})
 		}
-		return next, err
+		return taken{res.GetNextSeq(), res.GetAck()}, err
 	}
 }

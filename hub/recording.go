@@ -1,186 +1,123 @@
 package hub
 
 import (
-	"bytes"
-	"context"
+	"crypto/ed25519"
+	"crypto/rand"
 	"encoding/hex"
 	"errors"
-	"sync"
-	"sync/atomic"
+	"fmt"
+	"path/filepath"
 	"time"
 
-	"hawser/auth/api"
-	"hawser/hub/authclient"
+	"hawser/auth/policy"
 	"hawser/hub/front"
+	"hawser/hub/spool"
 	"hawser/recorder"
+	"hawser/recorder/seal"
 	"hawser/recorder/zstdcodec"
+	"hawser/tunnel/identity"
 )
 
-// maxUnstored chunks of a recording wait for the call that stores those before them, and go together in the next: a call costs a round
-// trip and a disk sync, whatever it carries. As many more are in the call. 1 MiB before compression.
-const maxUnstored = 16
+// Of a strict recording, as DESIGN.md section 8 has it: what may have passed and not be on auth's disk, in bytes with a terminal and without,
+// and for how long; how long things are then held back before the session ends.
+const (
+	strictTerminal = 64 << 10
+	strictBulk     = 8 << 20
+	strictAge      = 2 * time.Second
+	strictGrace    = 10 * time.Second
+	// strictChunkAge and strictChunk cut their chunks early, so that several fit what may be unacknowledged.
+	strictChunkAge = 250 * time.Millisecond
+	strictChunk    = 16 << 10
+)
 
-// gather is how long a call waits for maxUnstored chunks: nothing beside the age that the Writer lets a chunk have.
-const gather = 50 * time.Millisecond
-
-// recording is a Writer that also tells auth how the session ended.
+// recording is a Writer of a session whose device may have no witness.
 type recording struct {
 	*recorder.Writer
-	status atomic.Int32
+	without string // why there can be no witness; empty: there can
 }
 
-// Exit implements front.Recording.
-func (r *recording) Exit(status uint32, signal string) {
-	r.status.Store(int32(status))
-	r.Writer.Exit(status, signal)
+// Witness implements front.Recording.
+func (r *recording) Witness(blob []byte, without string) {
+	if r.without != "" {
+		blob, without = nil, r.without
+	}
+	r.Writer.Witness(blob, without)
+}
+
+// strict makes o the options of a strict recording.
+func (r *recording) strict(o *recorder.Options, of front.Recorded) {
+	w := &recorder.Window{Bytes: strictBulk, Age: strictAge, Grace: strictGrace, Held: of.Away}
+	if o.ChunkAge = strictChunkAge; of.Terminal {
+		w.Bytes, o.ChunkSize = strictTerminal, strictChunk
+	}
+	w.Ended = func(why error) {
+		of.End(why) // first, for where nothing can be stored the marker waits for room until the recording is closed
+		r.Marker("the session ends: " + why.Error())
+	}
+	o.Window = w
 }
 
 // Record implements front.Backend.
-func (b *backend) Record(p *front.Place, header recorder.Header) front.Recording {
+func (b *backend) Record(p *front.Place, header recorder.Header, of front.Recorded) front.Recording {
 	h := b.h
 	creds := h.auth.Credentials()
 	header.Cluster, header.Hub = creds.Cluster, creds.Name
-	r := new(recording)
-	id := header.ID
-	u := newUnstored(func(ctx context.Context, chunks []*api.Chunk) error {
-		req := &api.AppendRecordingRequest{RecordingId: id[:], Chunks: chunks}
-		if chunks[0].Seq == 0 {
-			req.Grant = p.Grant
-		}
-		_, err := h.auth.AppendRecording(ctx, req)
-		if err != nil {
-			h.config.Logger.Error("recording not stored", "session", hex.EncodeToString(id[:]), "error", err)
-		}
-		return err
-	})
-	r.Writer = recorder.NewWriter(header, recorder.Options{
-		Codec: zstdcodec.Codec(),
-		Sink: func(ctx context.Context, seq uint64, chunk []byte) error {
-			c, _, err := recorder.ParseChunk(chunk)
-			if err != nil {
-				return err
-			}
-			if err := u.add(ctx, seq, chunk); err != nil || c.Flags&recorder.FlagLast == 0 {
-				return err
-			}
-			if err := u.wait(ctx); err != nil {
-				return err
-			}
-			return h.closeRecording(ctx, &api.CloseRecordingRequest{
-				RecordingId: id[:], Grant: p.Grant, Chunks: seq + 1, ExitStatus: r.status.Load(),
-			})
-		},
-	})
+	header.SignerKey = creds.Key.Public().(ed25519.PublicKey)
+	strict := p.Record == policy.RecordStrict
+	d := h.deliveries.begin(header.ID, p.Grant, strict)
+	r := &recording{}
+	o := recorder.Options{
+		Codec: zstdcodec.Codec(), Sink: d.add, Room: d.room, Digest: true,
+		Sign: func(m []byte) []byte { return ed25519.Sign(creds.Key, m) },
+	}
+	if len(p.Recipients) > 0 {
+		key, wrapped := seal.NewKey(p.Recipients)
+		o.Key, header.Keys = (*[32]byte)(&key), wrapped
+	}
+	if strict {
+		r.strict(&o, of)
+	}
+	if known := h.auth.Cache.Device(p.Device); known != nil && known.Behind {
+		r.without = recorder.WithoutAgent
+	}
+	r.Writer = recorder.NewWriter(header, o)
+	d.writer.Store(r.Writer)
 	return r
 }
 
 const (
-	// closeTries of CloseRecording are made, with closeRetry, then twice that and so on between them: a recording that is complete at auth
-	// would else count as cut short for a call that was lost.
-	closeTries = 4
-	closeRetry = 500 * time.Millisecond
+	spoolDir     = "spool"
+	spoolKeyFile = "spool.key"
+	// spoolFree bytes of the disk are left free, minSpoolEach one recording may take at least: an eighth of the spool, so that one session cannot
+	// fill it.
+	spoolFree    = 64 << 20
+	minSpoolEach = 4 << 20
 )
 
-// closeRecording tells auth that a recording is complete, until auth has heard it, ctx ends or it is no use. It is idempotent there.
-func (h *Hub) closeRecording(ctx context.Context, r *api.CloseRecordingRequest) error {
-	for try := 1; ; try++ {
-		err := h.auth.CloseRecording(ctx, r)
-		if err == nil || try == closeTries || !errors.Is(err, authclient.ErrUnavailable) {
-			return err
+// openSpool opens the spool of recordings that wait for auth. Its key lies beside the hub's identity, as the hub must go on by itself after a
+// restart: who has the whole directory can read what is in it.
+func openSpool(dir *identity.Dir, c Config) (*spool.Spool, []*spool.Recording, error) {
+	key, err := dir.Read(spoolKeyFile)
+	if err != nil && !errors.Is(err, identity.ErrNotExist) && !errors.Is(err, identity.ErrDamaged) {
+		return nil, nil, fmt.Errorf("read the key of spooled recordings: %w", err)
+	}
+	if err != nil || len(key) != len(spool.Key{}) {
+		if err != nil && !errors.Is(err, identity.ErrNotExist) { // what is spooled is lost, unless the key is put back; the hub is needed all the same
+			c.Logger.Error("key of spooled recordings; what is spooled cannot be read without it", "error", err)
 		}
-		t := time.NewTimer(closeRetry << (try - 1))
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return err
+		key = make([]byte, len(spool.Key{}))
+		_, _ = rand.Read(key) // never fails
+		if err := dir.Write(spoolKeyFile, key); err != nil {
+			return nil, nil, fmt.Errorf("keep the key of spooled recordings: %w", err)
 		}
 	}
+	s, left, err := spool.Open(spool.Config{
+		Dir: filepath.Join(c.Data, spoolDir), Key: spool.Key(key), Total: c.SpoolSize, Each: max(c.SpoolSize/8, minSpoolEach), Free: spoolFree, Logger: c.Logger,
+	})
+	if err != nil {
+		return nil, nil, fmt.Errorf("open the spool of recordings: %w", err)
+	}
+	return s, left, nil
 }
 
-// unstored holds a recording's chunks on their way to auth, in order. One goroutine stores them; it lives while there are any.
-type unstored struct {
-	store func(ctx context.Context, chunks []*api.Chunk) error
-
-	mu      sync.Mutex
-	changed sync.Cond // chunks, running or err
-	chunks  []*api.Chunk
-	running bool
-	err     error         // the first; nothing is stored after it
-	enough  chan struct{} // one token: gathering may end
-}
-
-func newUnstored(store func(context.Context, []*api.Chunk) error) *unstored {
-	u := &unstored{store: store, enough: make(chan struct{}, 1)}
-	u.changed.L = &u.mu
-	return u
-}
-
-// add takes a copy of a chunk, waiting for room. It returns the error of an earlier one's storing. ctx ends the storing and the wait.
-func (u *unstored) add(ctx context.Context, seq uint64, chunk []byte) error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for u.err == nil && len(u.chunks) >= maxUnstored {
-		u.changed.Wait() // store ends with ctx
-	}
-	if u.err != nil {
-		return u.err
-	}
-	u.chunks = append(u.chunks, &api.Chunk{Seq: seq, Data: bytes.Clone(chunk)})
-	if len(u.chunks) == maxUnstored {
-		u.hurry()
-	}
-	if !u.running {
-		u.running = true
-		go u.run(ctx)
-	}
-	return nil
-}
-
-// wait waits until all is stored.
-func (u *unstored) wait(ctx context.Context) error {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	u.hurry()
-	for u.running {
-		u.changed.Wait()
-	}
-	if u.err == nil {
-		return context.Cause(ctx)
-	}
-	return u.err
-}
-
-// hurry ends gathering, now or the next.
-func (u *unstored) hurry() {
-	select {
-	case u.enough <- struct{}{}:
-	default:
-	}
-}
-
-func (u *unstored) run(ctx context.Context) {
-	timer := time.NewTimer(gather)
-	defer timer.Stop()
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for len(u.chunks) > 0 && u.err == nil {
-		u.mu.Unlock()
-		timer.Reset(gather)
-		select {
-		case <-u.enough:
-		case <-timer.C:
-		case <-ctx.Done():
-		}
-		u.mu.Lock()
-		batch := u.chunks
-		u.chunks = nil
-		u.changed.Broadcast()
-		u.mu.Unlock()
-		err := u.store(ctx, batch)
-		u.mu.Lock()
-		u.err = err
-	}
-	u.running = false
-	u.changed.Broadcast()
-}
+func recordingName(id [16]byte) string { return hex.EncodeToString(id[:]) }

@@ -20,8 +20,8 @@ import (
 	"hawser/tunnel/wire"
 )
 
-// routeTimeout is how long one way to a device is tried before the next.
-const routeTimeout = 3 * time.Second
+// routeTimeout is how long one way to a device is tried before the next, and lastTimeout how long the last.
+const routeTimeout, lastTimeout = 3 * time.Second, 8 * time.Second
 
 // impostor is the incident of a hub that answered in a device's place.
 const impostor = "peer-impostor"
@@ -59,17 +59,43 @@ func (h *Hub) newMesh(l *quicconn.Listener) *mesh.Mesh {
 	})
 }
 
+// awayGrace is how long somebody who comes for a device without a tunnel waits for one before he is told that it is offline: a device that
+// changes hubs is away for less, and so is one that another hub has just begun to announce.
+const awayGrace = 1500 * time.Millisecond
+
+// routes are the ways to a device, waited for when there are none.
+func (h *Hub) routes(ctx context.Context, device wire.UUID) []registry.Route {
+	ctx, cancel := context.WithTimeout(ctx, awayGrace)
+	defer cancel()
+	for {
+		changed := h.registry.Changed(device)
+		if routes := h.registry.Routes(device); len(routes) > 0 {
+			return routes
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
 // openStream opens a stream for a device at whatever hub it is, and fills in the EntryHub fields of a, which the caller writes to it. The
-// ways are tried in their order. When there is none, or all failed, the error wraps front.ErrOffline; tunnel.ErrTooManyStreams when that
-// is why, and front.ErrRemoved for a device that is none.
+// ways are tried in their order. When there is none the error wraps front.ErrOffline, when all failed front.ErrSilent too; tunnel.ErrTooManyStreams when
+// that is why, and front.ErrRemoved for a device that is none.
 func (h *Hub) openStream(ctx context.Context, device wire.UUID, a *wire.Attach) (tunnel.Stream, error) {
 	a.EntryHub, a.EntryHubIncarnation = h.auth.UUID(), h.incarnation
 	if h.auth.Cache.Removed(device) {
 		return nil, front.ErrRemoved
 	}
 	errs := []error{front.ErrOffline}
-	for _, r := range h.registry.Routes(device) {
-		s, err := h.openRoute(ctx, device, r, a)
+	routes := h.registry.Routes(device)
+	for i, r := range routes {
+		timeout := routeTimeout
+		if i == len(routes)-1 {
+			timeout = lastTimeout
+		}
+		s, err := h.openRoute(ctx, device, r, a, timeout)
 		switch {
 		case err == nil:
 			return s, nil
@@ -80,14 +106,18 @@ func (h *Hub) openStream(ctx context.Context, device wire.UUID, a *wire.Attach) 
 		}
 		errs = append(errs, err)
 	}
+	if len(routes) > 0 && errs[0] == front.ErrOffline {
+		errs = append(errs, front.ErrSilent)
+		h.config.Logger.Warn("no way to the device answers", "device", h.deviceName(device), "error", errors.Join(errs[1:]...))
+	}
 	return nil, errors.Join(errs...)
 }
 
-func (h *Hub) openRoute(ctx context.Context, device wire.UUID, r registry.Route, a *wire.Attach) (tunnel.Stream, error) {
+func (h *Hub) openRoute(ctx context.Context, device wire.UUID, r registry.Route, a *wire.Attach, timeout time.Duration) (tunnel.Stream, error) {
 	if r.Tunnel != nil {
 		return h.openLocal(ctx, r.Tunnel)
 	}
-	ctx, cancel := context.WithTimeout(ctx, routeTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	s, err := h.mesh.Open(ctx, r.Hub, device, r.Slot)
 	if err != nil {

@@ -226,7 +226,7 @@ func TestOnlyHubsArePeers(t *testing.T) {
 		"a device": a.edge(t, key, testUUID, time.Hour).chain,
 	} {
 		cs := tls.ConnectionState{NegotiatedProtocol: "hawser-peer/1", PeerCertificates: parse(t, chain)}
-		if err := h.tlsConfig().VerifyConnection(cs); !errors.Is(err, ca.ErrWrongRole) {
+		if err := h.tlsConfig(true).VerifyConnection(cs); !errors.Is(err, ca.ErrWrongRole) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

@@ -56,9 +56,14 @@ type served struct {
 	seen     netip.AddrPort
 	seq      uint32 // of the last whole heartbeat
 	requests int
+	uploads  int
 	queue    []queued
 	sending  bool
 	asked    []wire.UUID // hubs this device holds streams of
+	name     string      // that its certificate has, as far as is known
+	headed   time.Time   // when the head of the audit log was sent last
+	forked   bool        // the device has said that the log was rewritten
+	timed    *byte       // the first byte of the beacon sent last: which it was
 }
 
 // queued is a message to be sent.
@@ -180,10 +185,15 @@ func (s *served) control(b []byte) error {
 		}) {
 			s.send(wire.Refused{Code: wire.CloseRate, Message: "too many requests at once", RetryAfter: time.Minute})
 		}
+	case *wire.ControlWanted: // it lingers until a place is asked for
+		_, release := s.h.holdControl(s.t.UUID)
+		release()
 	case *wire.UploadWanted: // of a session whose control stream is gone
-		s.request(func() { s.h.upload(s.t.Conn.Context(), s.t.UUID, m) }) // refused: the edge asks again
+		s.upload(m)
 	case *wire.History:
 		s.h.auth.ReportHistory(s.t.UUID, m.Events)
+	case *wire.LogWanted:
+		s.logWanted(m)
 	case *wire.HubQuery:
 		s.mu.Lock()
 		if !slices.Contains(s.asked, m.Hub) {
@@ -221,17 +231,25 @@ func (s *served) spawnLocked(f func()) {
 }
 
 // request is spawn for what the edge asked for; it tells whether that is within the limit.
-func (s *served) request(f func()) bool {
+func (s *served) request(f func()) bool { return s.within(maxRequests, &s.requests, f) }
+
+// upload takes a recording, unless too many are taken: then the edge asks again. They last as long as sessions, and are no requests.
+func (s *served) upload(m *wire.UploadWanted) {
+	s.within(maxUploads, &s.uploads, func() { s.h.upload(s.t.Conn.Context(), s.t.UUID, m) })
+}
+
+// within is spawn for one of a kind of which so many may be at once; n counts them.
+func (s *served) within(most int, n *int, f func()) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.requests >= maxRequests {
+	if *n >= most {
 		return false
 	}
-	s.requests++
+	*n++
 	s.spawnLocked(func() {
 		defer func() {
 			s.mu.Lock()
-			s.requests--
+			*n--
 			s.mu.Unlock()
 		}()
 		f()
@@ -428,6 +446,8 @@ func (h *Hub) openLocal(ctx context.Context, t *registry.Tunnel) (tunnel.Stream,
 		s.waitLocked(wakeWait)
 	}
 	s.mu.Unlock()
+	s.sendTime(h.auth.Cache.SignedTime())
+	s.sendLogHead()
 	stream, err := t.Conn.OpenStream(ctx)
 	if err != nil {
 		s.streamEnded()

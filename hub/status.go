@@ -8,17 +8,21 @@ import (
 	"io"
 	"time"
 
+	"hawser/hub/authclient"
 	"hawser/tunnel/identity"
 )
 
 // Status is what a state directory tells of its hub.
 type Status struct {
-	Name     string      `json:"name"`
-	UUID     string      `json:"uuid"`
-	Cluster  string      `json:"cluster"`
-	NotAfter time.Time   `json:"expires"` // of the identity, which a running hub renews
-	Running  bool        `json:"running"`
-	Live     *LiveStatus `json:"live,omitempty"` // of a running hub that answered
+	Name     string    `json:"name"`
+	UUID     string    `json:"uuid"`
+	Cluster  string    `json:"cluster"`
+	NotAfter time.Time `json:"expires"` // of the identity, which a running hub renews
+	Running  bool      `json:"running"`
+	// LogHead is the newest signed head of the audit log that this hub has found to continue those before; a file for
+	// `hawser audit verify --head`.
+	LogHead string      `json:"log_head,omitempty"`
+	Live    *LiveStatus `json:"live,omitempty"` // of a running hub that answered
 }
 
 // ReadStatus reads a state directory, whether a hub runs on it or not.
@@ -38,6 +42,9 @@ func ReadStatus(data string) (Status, error) {
 	}
 	st := Status{
 		Name: c.Name, UUID: c.UUID, Cluster: c.Cluster, NotAfter: leaf.NotAfter, Running: errors.Is(dir.Lock(), identity.ErrLocked),
+	}
+	if b, err := dir.Read(authclient.LogHeadFile); err == nil {
+		st.LogHead = string(b)
 	}
 	if st.Running {
 		st.Live = askStatus(data) // a hub that starts or ends does not answer, and runs all the same

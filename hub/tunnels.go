@@ -1,11 +1,13 @@
 package hub
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/tls"
 	"errors"
+	"log/slog"
 	"net"
 	"runtime/debug"
 	"sync"
@@ -13,6 +15,7 @@ import (
 
 	"hawser/auth/api"
 	"hawser/hub/authclient"
+	"hawser/hub/hello"
 	"hawser/hub/registry"
 	"hawser/tunnel"
 	"hawser/tunnel/quicconn"
@@ -32,6 +35,8 @@ const (
 	activeKeepAlive = 5 * time.Minute
 	// staleRetry is when a device that was displaced may come back whatever the stamp of what displaced it, which another hub may have set ahead.
 	staleRetry = 3 * time.Second
+	// orderWait is how long a device has to take an order of auth's, and to close.
+	orderWait = 5 * time.Second
 	// deviceWait is how long a REGISTER waits for auth to tell of a device that joined a moment ago.
 	deviceWait = 5 * time.Second
 )
@@ -146,7 +151,7 @@ func (h *Hub) acceptTLS(ctx context.Context) error {
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	slots := make(chan struct{}, maxHandshakes)
-	config := h.tlsConfig()
+	config := h.tlsConfig(false)
 	for {
 		nc, err := h.tcp.Accept()
 		if err != nil {
@@ -171,34 +176,52 @@ func (h *Hub) acceptTLS(ctx context.Context) error {
 			continue
 		}
 		wg.Go(func() {
-			defer func() { <-slots }()
 			defer func() {
 				if p := recover(); p != nil {
 					h.config.Logger.Error("panic in a handshake", "panic", p, "stack", string(debug.Stack()))
 					_ = nc.Close()
 				}
 			}()
-			h.handshakeTLS(ctx, nc, config)
+			pass := func() net.Conn {
+				defer func() { <-slots }()
+				return h.handshakeTLS(ctx, nc, config)
+			}()
+			if pass != nil {
+				h.passToAuth(ctx, pass, addrPort(nc.RemoteAddr()))
+			}
 		})
 	}
 }
 
-func (h *Hub) handshakeTLS(ctx context.Context, nc net.Conn, config *tls.Config) {
+// handshakeTLS makes a tunnel of a connection and serves it. A person's, which is for auth, it returns as it came: TLS with that one ends at
+// auth and not here.
+func (h *Hub) handshakeTLS(ctx context.Context, nc net.Conn, config *tls.Config) (pass net.Conn) {
 	hctx, cancel := context.WithTimeout(ctx, h.config.HandshakeTimeout)
 	defer cancel()
-	tc := tls.Server(nc, config)
-	if err := tc.HandshakeContext(hctx); err != nil {
+	unwatch := context.AfterFunc(hctx, func() { _ = nc.SetReadDeadline(time.Unix(1, 0)) })
+	first, forAuth, err := hello.Peek(nc, tunnel.ALPNAPI)
+	if err != nil || !unwatch() {
 		_ = nc.Close()
-		return
+		return nil
+	}
+	if forAuth {
+		return first
+	}
+	tc := tls.Server(first, config)
+	if err := tc.HandshakeContext(hctx); err != nil {
+		h.tunnelRefused(err, nc.RemoteAddr().String())
+		_ = nc.Close()
+		return nil
 	}
 	c, err := yamuxconn.Server(hctx, tc, yamuxconn.Options{Logger: slogLogger{h.config.Logger}, KeepAlive: activeKeepAlive})
 	if err != nil {
 		_ = nc.Close()
-		return
+		return nil
 	}
 	if !h.tunnels.serve(c, func() bool { return h.serveTunnel(c) }) {
 		_ = c.CloseWithError(wire.CloseDrain, "the hub is stopping")
 	}
+	return nil
 }
 
 // errDone ends a tunnel that has done what it may.
@@ -224,12 +247,18 @@ func (h *Hub) serveTunnel(c tunnel.Conn) (goesOn bool) {
 		return true
 	}
 	end = h.closeFor(err)
+	h.deviceRefused(p, end, c.RemoteAddr().String())
 	h.config.Logger.Debug("tunnel ended", "device", p.name, "client", c.RemoteAddr().String(), "error", err)
 	return false
 }
 
 // converse challenges the edge and serves what its certificate allows. Without an error the tunnel is registered and served.
 func (h *Hub) converse(c tunnel.Conn, p peer) error {
+	if p.class != mayJoin { // one that wants to join is auth's to judge
+		if d := h.lockedDevice(p.uuid, p.key); d != nil {
+			return refuse(c, wire.CloseBanned, "the device is "+d.Error(), lockedRetry)
+		}
+	}
 	creds := h.auth.Credentials()
 	challenge := wire.Challenge{
 		Version: wire.Version, HubUUID: h.auth.UUID(), HubName: creds.Name, Cluster: creds.Cluster, HubIncarnation: h.incarnation,
@@ -250,7 +279,7 @@ func (h *Hub) converse(c tunnel.Conn, p peer) error {
 	}
 	switch m := m.(type) {
 	case *wire.Join:
-		if p.class != mayJoin {
+		if p.class != mayJoin && !p.fresh {
 			return refuse(c, wire.CloseProtocol, "this device has an identity; it cannot join again", 0)
 		}
 		return h.join(c, p, m)
@@ -276,8 +305,21 @@ func (h *Hub) converse(c tunnel.Conn, p peer) error {
 
 // refuse answers and makes the error the tunnel is closed with.
 func refuse(c tunnel.Conn, code wire.CloseCode, message string, retry time.Duration) error {
+	return refuseWith(c, code, message, retry, nil)
+}
+
+// refuseWith is refuse with an order of auth's.
+func refuseWith(c tunnel.Conn, code wire.CloseCode, message string, retry time.Duration, order []byte) error {
 	message = wire.Quote(message, 1000)
-	_ = tunnel.Send(c, wire.Refused{Code: code, Message: message, RetryAfter: retry})
+	_ = tunnel.Send(c, wire.Refused{Code: code, Message: message, RetryAfter: retry, Order: order})
+	if order != nil { // the close may overtake it, and says the rest; an order has to arrive
+		t := time.NewTimer(orderWait)
+		defer t.Stop()
+		select {
+		case <-c.Context().Done():
+		case <-t.C:
+		}
+	}
 	return &wire.CloseError{Code: code, Reason: message, RetryAfter: retry}
 }
 
@@ -306,9 +348,13 @@ func (h *Hub) join(c tunnel.Conn, p peer, m *wire.Join) error {
 		Arch: m.Arch, Os: m.OS, AgentVersion: m.AgentVersion, Source: c.RemoteAddr().String(),
 	})
 	if err != nil {
-		h.config.Logger.Warn("join refused", "hostname", wire.Quote(m.Hostname, 64), "client", c.RemoteAddr().String(), "error", err)
 		code, message, retry := authclient.CloseCode(err)
-		return refuse(c, code, message, retry)
+		level := slog.LevelWarn
+		if code == wire.ClosePending {
+			level = slog.LevelInfo
+		}
+		h.config.Logger.Log(c.Context(), level, "join refused", "hostname", wire.Quote(m.Hostname, 64), "client", c.RemoteAddr().String(), "error", err)
+		return refuseWith(c, code, message, retry, api.ProblemOf(err).GetOrder())
 	}
 	uuid, err := wire.ParseUUID(r.Uuid)
 	if err != nil {
@@ -332,7 +378,7 @@ func (h *Hub) renewDevice(c tunnel.Conn, p peer, m *wire.Renew) error {
 	if err != nil {
 		h.config.Logger.Warn("renewal refused", "device", p.name, "error", err)
 		code, message, retry := authclient.CloseCode(err)
-		return refuse(c, code, message, retry)
+		return refuseWith(c, code, message, retry, api.ProblemOf(err).GetOrder())
 	}
 	return tunnel.Send(c, wire.Renewed{Chain: r.Chain, SSHCert: r.SshCertificate, Trust: r.Trust, Counter: r.Counter})
 }
@@ -354,6 +400,9 @@ func (h *Hub) register(c tunnel.Conn, p peer, challenge wire.Challenge, challeng
 	if device == nil {
 		return refuse(c, wire.CloseBanned, "this device is not, or no longer, in the cluster; join it anew", time.Minute)
 	}
+	if why := unfit(device, c); why != nil {
+		return refuse(c, why.Code, why.Reason, why.RetryAfter)
+	}
 	t := &registry.Tunnel{
 		Conn: c, UUID: p.uuid, Name: device.Name, Incarnation: m.Incarnation, Slot: m.Slot, Counter: m.Counter, Since: h.config.Now(),
 		Nonce: challenge.Nonce, Signature: m.Signature, Challenged: challenged,
@@ -361,8 +410,9 @@ func (h *Hub) register(c tunnel.Conn, p peer, challenge wire.Challenge, challeng
 	t.SetInfo(m.Info)
 	lockRevision, locks := h.auth.Cache.Locks()
 	_, hubs := h.auth.Cache.HubList()
+	trust := h.auth.TrustBlob()
 	early := []wire.Message{
-		wire.Trust{Blob: h.auth.TrustBlob()}, wire.Policy{Blob: device.Policy}, wire.Locks{Revision: lockRevision, Blob: locks},
+		wire.Trust{Blob: trust}, wire.Policy{Blob: device.Policy}, wire.Locks{Revision: lockRevision, Blob: locks},
 	}
 	if hubs != nil {
 		early = append(early, wire.HubList{Blob: hubs})
@@ -373,14 +423,21 @@ func (h *Hub) register(c tunnel.Conn, p peer, challenge wire.Challenge, challeng
 		}
 	}
 	s := newServed(h, t)
+	s.name = p.name
 	displaced, err := h.registry.Register(t, h.config.Now())
+	if errors.Is(err, registry.ErrClone) && h.mayReplace(c, p, displaced, &err) {
+		displaced, err = h.registry.Register(t, h.config.Now())
+	}
+	if refused, ok := errors.AsType[*wire.CloseError](err); ok {
+		s.timer.Stop()
+		return refused
+	}
 	if err != nil {
 		s.timer.Stop()
 		code, retry := wire.CloseProtocol, time.Minute
 		switch {
 		case errors.Is(err, registry.ErrClone):
 			code = wire.CloseClone
-			h.config.Logger.Error("two machines use one identity", "device", device.Name, "client", c.RemoteAddr().String())
 		case errors.Is(err, registry.ErrStale):
 			code, retry = wire.CloseSuperseded, staleRetry
 		}
@@ -400,7 +457,13 @@ func (h *Hub) register(c tunnel.Conn, p peer, challenge wire.Challenge, challeng
 			"version", wire.Quote(m.Info.AgentVersion, 64))
 		h.admission.registered(c.RemoteAddr().Addr())
 		h.report(t.UUID)
+		if now := h.auth.TrustBlob(); !bytes.Equal(now, trust) {
+			s.send(wire.Trust{Blob: now})
+		}
+		h.sendCertificate(s, device)
 		h.sendChanged(s, device, lockRevision)
+		h.sendAwayLocked(s) // locked since it was judged
+		s.sendLogHead()
 		s.spawn(func() {
 			if signed, err := h.auth.SignTime(c.Context(), m.TimeNonce[:]); err == nil {
 				_ = tunnel.Send(c, wire.Time{Blob: signed})

@@ -3,11 +3,14 @@ package authclient
 import (
 	"crypto/ed25519"
 	"maps"
+	"net/netip"
 	"slices"
 	"sync"
+	"time"
 
 	"hawser/auth/api"
 	"hawser/auth/hublist"
+	"hawser/auth/lock"
 	"hawser/auth/policy"
 	"hawser/tunnel/wire"
 )
@@ -23,10 +26,20 @@ type User struct {
 type Device struct {
 	UUID     wire.UUID
 	Name     string
-	Key      ed25519.PublicKey
+	Key      ed25519.PublicKey // nil where it has no agent
 	Labels   []wire.Label
 	Policy   []byte // signed
 	Compiled policy.Compiled
+	// Quarantine is why nobody may be served on it, for people and its log; empty: it is served.
+	Quarantine string
+	// IssuedAfter: certificates issued before are to be renewed first; zero: none is.
+	IssuedAfter time.Time
+	// Listen is the address of the device's own port; invalid: it has none. TunnelOff: it keeps no tunnel, hubs dial that.
+	Listen    netip.AddrPort
+	TunnelOff bool
+	// Behind: it is a server without an agent. Via is the device that reaches it; zero: hubs do.
+	Behind bool
+	Via    wire.UUID
 }
 
 // Hub is one of the cluster's as auth told, this one included. Not to be changed.
@@ -39,21 +52,24 @@ type Hub struct {
 
 // Cache is what Watch told last. Safe for concurrent use.
 type Cache struct {
-	mu            sync.RWMutex
-	synced        bool
-	partial       bool // a whole state is on its way: what is not there may yet come
-	users         map[string]User
-	keys          map[string]string // SSH wire form to user
-	devices       map[wire.UUID]*Device
-	deviceKeys    map[string]wire.UUID // Ed25519 public key to device
-	names         map[string]wire.UUID
-	hubs          []Hub
-	hubList       hublist.List
-	hubListBlob   []byte
-	time          []byte
-	locksRevision uint64
-	locks         []byte
-	changed       chan struct{} // closed and replaced at each change
+	mu          sync.RWMutex
+	synced      bool
+	partial     bool // a whole state is on its way: what is not there may yet come
+	users       map[string]User
+	keys        map[string]string // SSH wire form to user
+	devices     map[wire.UUID]*Device
+	deviceKeys  map[string]wire.UUID // Ed25519 public key to device
+	names       map[string]wire.UUID
+	hubs        []Hub
+	hubList     hublist.List
+	hubListBlob []byte
+	time        []byte
+	heard       time.Time // when it came
+	lockList    lock.List
+	locks       []byte // the same, signed
+	policy      uint64 // revision of the roles
+	config      ClusterConfig
+	changed     chan struct{} // closed and replaced at each change
 }
 
 func (c *Cache) init() {
@@ -187,11 +203,11 @@ func (c *Cache) Time() []byte {
 	return c.time
 }
 
-// Locks are those in force.
-func (c *Cache) Locks() (revision uint64, blob []byte) {
+// Config is the cluster's configuration as auth told; zero before it did.
+func (c *Cache) Config() ClusterConfig {
 	c.mu.RLock()
 	defer c.mu.RUnlock()
-	return c.locksRevision, c.locks
+	return c.config
 }
 
 func (c *Cache) putUserLocked(u *api.WatchUser) {
@@ -215,7 +231,9 @@ func (c *Cache) putDeviceLocked(d *Device) {
 	c.dropDeviceLocked(d.UUID)
 	c.devices[d.UUID] = d
 	c.names[d.Name] = d.UUID
-	c.deviceKeys[string(d.Key)] = d.UUID
+	if d.Key != nil {
+		c.deviceKeys[string(d.Key)] = d.UUID
+	}
 }
 
 func (c *Cache) dropDeviceLocked(id wire.UUID) {

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -22,6 +23,7 @@ import (
 	"hawser/auth/api"
 	"hawser/auth/api/apiclient"
 	"hawser/auth/ca"
+	"hawser/auth/place"
 	"hawser/tunnel/identity"
 	"hawser/tunnel/wire"
 )
@@ -66,16 +68,28 @@ type Client struct {
 	api   *apiclient.Client
 	Cache Cache
 
+	changing sync.Mutex    // held while creds and trust are replaced, on disk first
+	renewNow chan struct{} // a token: what signs for hubs is another now
+
+	places        *place.Holder
+	allSessions   atomic.Bool // the next report of sessions is to name all
 	releases      chan *api.ReleaseRequest
 	dirty         chan struct{} // a token: devices are to be reported
 	sessionsDirty chan struct{} // so for sessions
+	heldDirty     chan struct{} // so for what this hub enforces
 	outbox        outbox
+	refusals      refusals
+	forwards      forwards
+	heads         logHeads
 }
 
 // Open loads the identity in Dir, or joins. It renews an identity that has expired.
 func Open(ctx context.Context, c Config) (*Client, error) {
-	x := &Client{c: c, releases: make(chan *api.ReleaseRequest, releaseQueue), dirty: make(chan struct{}, 1), sessionsDirty: make(chan struct{}, 1)}
+	x := &Client{c: c, places: place.NewHolder(), releases: make(chan *api.ReleaseRequest, releaseQueue), dirty: make(chan struct{}, 1), sessionsDirty: make(chan struct{}, 1), heldDirty: make(chan struct{}, 1), renewNow: make(chan struct{}, 1)}
 	x.outbox.init()
+	x.refusals.init()
+	x.forwards.init()
+	x.loadLogHead()
 	x.Cache.init()
 	creds, err := identity.Load(c.Dir)
 	switch {
@@ -90,6 +104,7 @@ func Open(ctx context.Context, c Config) (*Client, error) {
 			return nil, err
 		}
 	}
+	x.loadLocks()
 	x.api, err = apiclient.Dial(apiclient.Options{
 		Addr: x.addr, Verify: apiclient.ByTrust(x.Trust, c.Now), Certificate: x.cert.Load,
 	})
@@ -104,6 +119,9 @@ func Open(ctx context.Context, c Config) (*Client, error) {
 	return x, nil
 }
 
+// Address is where auth is: host:port, perhaps several with commas.
+func (x *Client) Address() string { return x.addr }
+
 func (x *Client) load(creds *identity.Credentials) error {
 	x.addr = x.c.AuthAddr
 	if x.addr == "" {
@@ -113,11 +131,7 @@ func (x *Client) load(creds *identity.Credentials) error {
 		}
 		x.addr = string(b)
 	}
-	pin, err := ca.Pin(creds.Chain[len(creds.Chain)-1])
-	if err != nil {
-		return fmt.Errorf("read identity: CA certificate: %w", err)
-	}
-	t, err := ca.OpenTrust(creds.Trust, pin)
+	t, err := ca.OpenStoredTrust(creds.Trust)
 	if err != nil {
 		return fmt.Errorf("read identity: %w", err)
 	}
@@ -240,15 +254,7 @@ func (x *Client) renew(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	trust, err := ca.OpenTrust(creds.Trust, x.Trust().Pins()...)
-	if err != nil {
-		return err
-	}
-	if err := creds.Save(x.c.Dir); err != nil {
-		return fmt.Errorf("store identity: %w", err)
-	}
-	x.trust.Store(trust)
-	if err := x.adopt(creds); err != nil {
+	if err := x.renewed(creds); err != nil {
 		return err
 	}
 	x.api.Reconnect()
@@ -256,14 +262,48 @@ func (x *Client) renew(ctx context.Context) error {
 	return nil
 }
 
-// renewals renews at a random point of 50-70 % of each certificate's life, and again after failures.
+// renewed stores and adopts new certificates, and the bundle that came with them unless a newer one came by Watch.
+func (x *Client) renewed(creds *identity.Credentials) error {
+	x.changing.Lock()
+	defer x.changing.Unlock()
+	held := x.Trust()
+	trust, err := ca.OpenNextTrust(creds.Trust, held)
+	switch {
+	case errors.Is(err, ca.ErrOldTrust):
+		trust, creds.Trust = held, x.TrustBlob()
+	case err != nil:
+		return err
+	}
+	if err := creds.Save(x.c.Dir); err != nil {
+		return fmt.Errorf("store identity: %w", err)
+	}
+	x.trust.Store(trust)
+	return x.adopt(creds)
+}
+
+// wantRenewal makes renewals renew at once.
+func (x *Client) wantRenewal() {
+	select {
+	case x.renewNow <- struct{}{}:
+	default:
+	}
+}
+
+// renewals renews at a random point of 50-70 % of each certificate's life, when what signs for hubs has changed, and again after failures.
 func (x *Client) renewals(ctx context.Context) {
 	for {
 		leaf := x.cert.Load().Leaf
 		begin := leaf.NotBefore.Add(ca.Backdate) // issuers set it back
 		life := leaf.NotAfter.Sub(begin)
 		at := begin.Add(time.Duration((0.5 + 0.2*rand.Float64()) * float64(life)))
-		if !sleep(ctx, at.Sub(x.c.Now())) {
+		t := time.NewTimer(max(0, at.Sub(x.c.Now())))
+		select {
+		case <-t.C:
+		case <-x.renewNow:
+		case <-ctx.Done():
+		}
+		t.Stop()
+		if ctx.Err() != nil {
 			return
 		}
 		for wait := retryMin; ; {

@@ -52,6 +52,7 @@ func (x *Client) reportDevices(e Events) func(context.Context, bool) error {
 
 func (x *Client) reportSessions(e Events) func(context.Context, bool) error {
 	return func(ctx context.Context, full bool) error {
+		full = x.allSessions.Swap(false) || full
 		states := e.SessionStates(full)
 		if !full && len(states) == 0 {
 			return nil

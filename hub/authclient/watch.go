@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"net/netip"
 	"sync"
 	"time"
 
@@ -25,13 +26,22 @@ type Events struct {
 	Resynced      func()            // a whole state replaced the cache: what it lacks was removed
 	UserChanged   func(name string) // changed or removed
 	Locks         func()
+	Time          func() // a new beacon of auth's; may be nil
+	Config        func() // the cluster's configuration is another; may be nil
 	HubList       func() // the signed list of hubs is another; may be nil
 	Kill          func(session [16]byte, reason string)
-	Sessions      func() [][16]byte                  // those alive here, connections too
-	Report        func(full bool) []*api.DeviceState // what to report: all, or what changed since
+	// KillAll is Kill for all of a user, or on a device by its UUID; the other is empty. May be nil.
+	KillAll func(user, device, reason string)
+	// Tell passes something on to the people in a session. May be nil.
+	Tell     func(m wire.Tell)
+	Sessions func() [][16]byte                  // those alive here, connections too
+	Report   func(full bool) []*api.DeviceState // what to report: all, or what changed since
 	// SessionStates is Report for sessions and connections: all, or those whose state or facts changed since. A session that has ended is
 	// not named but released. May be nil.
 	SessionStates func(full bool) []*api.SessionState
+	// Lapsed names sessions and connections whose cap_mode is exact and that must end now: auth may soon give their places to others. They are
+	// named again until they are released. May be nil.
+	Lapsed func(ids [][16]byte)
 }
 
 // Run watches, reports, renews and releases until ctx ends, reconnecting with jitter.
@@ -39,7 +49,14 @@ func (x *Client) Run(ctx context.Context, e Events) {
 	var wg sync.WaitGroup
 	wg.Go(func() { x.renewals(ctx) })
 	wg.Go(func() { x.releasing(ctx) })
+	wg.Go(func() { x.renewing(ctx) })
+	if e.Lapsed != nil {
+		wg.Go(func() { x.fencing(ctx, e.Lapsed) })
+	}
 	wg.Go(func() { x.telling(ctx) })
+	wg.Go(func() { x.tellRefusals(ctx) })
+	wg.Go(func() { x.tellForwards(ctx) })
+	wg.Go(func() { x.keepLogHeads(ctx) })
 	revision, epoch, wait := uint64(0), "", retryMin
 	for ctx.Err() == nil {
 		began := x.c.Now()
@@ -72,7 +89,7 @@ func (x *Client) watch(ctx context.Context, e Events, revision *uint64, epoch *s
 		Incarnation: x.c.Incarnation[:], Version: x.c.Version, Zone: x.c.Zone,
 	}))
 	if err != nil {
-		return fail(err)
+		return x.failed(err)
 	}
 	defer func() { _ = stream.Close() }()
 	var reporting sync.WaitGroup
@@ -89,15 +106,24 @@ func (x *Client) watch(ctx context.Context, e Events, revision *uint64, epoch *s
 			up = true
 			x.c.Logger.Info("auth connection up", "revision", m.Revision)
 			reporting.Go(func() { x.report(ctx, x.dirty, x.reportDevices(e)) })
+			reporting.Go(func() { x.report(ctx, x.heldDirty, x.reportHeld) })
 			if e.SessionStates != nil {
 				reporting.Go(func() { x.report(ctx, x.sessionsDirty, x.reportSessions(e)) })
 			}
 		}
 	}
 	if err := stream.Err(); err != nil {
-		return fail(err)
+		return x.failed(err)
 	}
 	return errors.New("auth ended the watch")
+}
+
+// failed is fail; where the certificate was not accepted, it is over, or its CA was rotated away while this hub slept.
+func (x *Client) failed(err error) error {
+	if connect.CodeOf(err) == connect.CodeUnauthenticated {
+		x.wantRenewal()
+	}
+	return fail(err)
 }
 
 // apply changes the cache by one step, then tells.
@@ -111,6 +137,7 @@ func (x *Client) apply(m *api.WatchResponse, e Events) {
 		}
 	}
 	list, listed := x.hubList(m.HubList, keys, cluster)
+	locks, locked := x.openLocks(m.Locks)
 	c := &x.Cache
 	c.mu.Lock()
 	if m.Full && m.Begin {
@@ -140,10 +167,16 @@ func (x *Client) apply(m *api.WatchResponse, e Events) {
 		c.hubList, c.hubListBlob = list, m.HubList
 	}
 	if len(m.Time) > 0 {
-		c.time = m.Time
+		c.time, c.heard = m.Time, x.c.Now()
 	}
-	if m.Locks != nil {
-		c.locksRevision, c.locks = m.Locks.Revision, m.Locks.Blob
+	if locked {
+		c.lockList, c.locks = locks, m.Locks.Blob
+	}
+	if m.PolicyRevision != 0 {
+		c.policy = m.PolicyRevision
+	}
+	if m.Config != nil {
+		c.config = clusterConfig(m.Config)
 	}
 	c.synced = c.synced || m.Synced || !m.Full
 	c.partial = m.Full && !m.Synced
@@ -154,8 +187,18 @@ func (x *Client) apply(m *api.WatchResponse, e Events) {
 	if trustChanged {
 		e.Trust()
 	}
-	if m.Locks != nil {
+	if m.Renew {
+		x.wantRenewal()
+	}
+	x.logHead(m.LogHead)
+	if locked {
 		e.Locks()
+	}
+	if len(m.Time) > 0 && e.Time != nil {
+		e.Time()
+	}
+	if m.Config != nil && e.Config != nil {
+		e.Config()
 	}
 	if listed && e.HubList != nil {
 		e.HubList()
@@ -175,21 +218,33 @@ func (x *Client) apply(m *api.WatchResponse, e Events) {
 	for _, u := range m.UsersRemoved {
 		e.UserChanged(u)
 	}
+	if m.Locks != nil || trustChanged || m.PolicyRevision != 0 {
+		x.HeldDirty() // by now all of it is in force here
+	}
 	for _, k := range m.Kills {
 		if len(k.SessionId) == 16 {
 			e.Kill([16]byte(k.SessionId), k.Reason)
+		} else if (k.User != "" || k.DeviceUuid != "") && e.KillAll != nil {
+			e.KillAll(k.User, k.DeviceUuid, k.Reason)
+		}
+	}
+	for _, t := range m.Tells {
+		if len(t.SessionId) == 16 && t.What <= 255 && e.Tell != nil {
+			e.Tell(wire.Tell{SessionID: [16]byte(t.SessionId), What: uint8(t.What), User: wire.Quote(t.User, maxTold), Text: wire.Quote(t.Text, maxTold)})
 		}
 	}
 }
 
 func (x *Client) applyTrust(blob []byte) bool {
-	t, err := ca.OpenTrust(blob, x.Trust().Pins()...)
-	if err != nil || t.Cluster != x.Trust().Cluster {
+	x.changing.Lock()
+	defer x.changing.Unlock()
+	old := x.Trust()
+	t, err := ca.OpenNextTrust(blob, old)
+	if err != nil {
 		x.c.Logger.Error("trust bundle refused", "error", err)
 		return false
 	}
-	old := x.Trust()
-	if t.Revision <= old.Revision {
+	if t.Revision == old.Revision {
 		return false
 	}
 	creds := *x.Credentials()
@@ -199,8 +254,15 @@ func (x *Client) applyTrust(blob []byte) bool {
 	}
 	x.trust.Store(t)
 	x.creds.Store(&creds)
+	x.c.Logger.Info("trust renewed", "revision", t.Revision)
 	return true
 }
+
+// maxTold bounds a word to the people in a session: bytes.
+const maxTold = 400
+
+// maxQuarantine bounds what people are told of a device that is not served: bytes.
+const maxQuarantine = 512
 
 // hubs leaves out what it cannot read.
 func (x *Client) hubs(list []*api.Hub) []Hub {
@@ -230,11 +292,31 @@ func (x *Client) hubList(blob []byte, keys []ed25519.PublicKey, cluster string) 
 
 func (x *Client) device(d *api.WatchDevice, keys []ed25519.PublicKey, cluster string) *Device {
 	id, err := wire.ParseUUID(d.Uuid)
-	if err != nil || wire.CheckDeviceName(d.Name) != nil || len(d.PublicKey) != ed25519.PublicKeySize {
+	if err != nil || wire.CheckDeviceName(d.Name) != nil || len(d.PublicKey) != ed25519.PublicKeySize && (d.Via == "" || len(d.PublicKey) != 0) {
 		x.c.Logger.Error("device from auth not understood", "device", wire.Quote(d.Uuid, 64))
 		return nil
 	}
-	dev := &Device{UUID: id, Name: d.Name, Key: d.PublicKey, Policy: d.Policy}
+	dev := &Device{UUID: id, Name: d.Name, Key: d.PublicKey, Policy: d.Policy, Quarantine: wire.Quote(d.Quarantine, maxQuarantine)}
+	dev.TunnelOff = d.TunnelOff
+	if dev.Listen, err = netip.ParseAddrPort(d.ListenAddress); err != nil { // "" too
+		dev.Listen = netip.AddrPort{}
+	}
+	if d.IssuedAfterUnix > 0 {
+		dev.IssuedAfter = time.Unix(d.IssuedAfterUnix, 0)
+	}
+	if len(dev.Key) == 0 {
+		dev.Key = nil
+	}
+	switch {
+	case d.Via == "hub":
+		dev.Behind = true
+	case d.Via != "":
+		if dev.Via, err = wire.ParseUUID(d.Via); err != nil || dev.Via.IsZero() {
+			x.c.Logger.Error("device from auth not understood", "device", d.Name, "via", wire.Quote(d.Via, 64))
+			return nil
+		}
+		dev.Behind = true
+	}
 	for _, l := range d.Labels {
 		dev.Labels = append(dev.Labels, wire.Label{Key: l.Key, Value: l.Value})
 	}

@@ -11,6 +11,7 @@ import (
 
 	"hawser/hub/names"
 	"hawser/tunnel/channel/payload"
+	"hawser/tunnel/idle"
 	"hawser/tunnel/resume"
 	"hawser/tunnel/wire"
 )
@@ -19,7 +20,8 @@ import (
 func (c *conn) forwardsPlace(ctx context.Context) (*Place, error) {
 	c.forwardsMu.Lock()
 	defer c.forwardsMu.Unlock()
-	if c.forwards != nil && c.s.c.Now().Add(forwardsMargin).Before(c.forwards.NotAfter) {
+	checks := c.s.checks.Load() // before the question: what changes while it is answered is asked again
+	if c.forwards != nil && c.forwardsOf == checks && c.s.c.Now().Add(forwardsMargin).Before(c.forwards.NotAfter) {
 		return c.forwards, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
@@ -31,7 +33,7 @@ func (c *conn) forwardsPlace(ctx context.Context) (*Place, error) {
 	if err != nil {
 		return nil, err
 	}
-	c.forwards = p
+	c.forwards, c.forwardsOf = p, checks
 	return p, nil
 }
 
@@ -56,6 +58,7 @@ func (c *conn) directTCPIP(nch ssh.NewChannel) {
 		return
 	}
 	if c.name.Kind != names.OfDevice {
+		c.forwardRefused("hub", "local-forward", net.JoinHostPort(p.Host, strconv.FormatUint(uint64(p.Port), 10)))
 		_ = nch.Reject(ssh.Prohibited, "this hub forwards to DEVICE:22 only; for a device's network use DEVICE@HUB")
 		return
 	}
@@ -69,6 +72,7 @@ func (c *conn) directStreamlocal(nch ssh.NewChannel) {
 		return
 	}
 	if c.name.Kind != names.OfDevice {
+		c.forwardRefused("hub", "socket-forward", p.Path)
 		_ = nch.Reject(ssh.Prohibited, "sockets are on devices; use DEVICE@HUB")
 		return
 	}
@@ -77,6 +81,10 @@ func (c *conn) directStreamlocal(nch ssh.NewChannel) {
 
 // forward connects a channel to a target in the device's network. The device resolves names and checks each address.
 func (c *conn) forward(nch ssh.NewChannel, kind, network, target string) {
+	if why := c.late(); why != "" {
+		_ = nch.Reject(ssh.Prohibited, "hawser: "+why)
+		return
+	}
 	for again := true; ; again = false {
 		place, err := c.forwardsPlace(c.ctx)
 		if err != nil {
@@ -84,6 +92,7 @@ func (c *conn) forward(nch ssh.NewChannel, kind, network, target string) {
 			return
 		}
 		if !place.Permits(kind) {
+			c.forwardRefused("channel", kind, target)
 			_ = nch.Reject(ssh.Prohibited, "hawser: your roles do not allow "+kind+" on "+place.DeviceName)
 			return
 		}
@@ -96,20 +105,26 @@ func (c *conn) forward(nch ssh.NewChannel, kind, network, target string) {
 			c.forgetForwards(place)
 			if refused, ok := errors.AsType[*resume.RefusedError](err); again && (!ok || refused.Code == wire.StreamDenied) {
 				continue // the device came back with a new incarnation, or on another tunnel
+			} else if ok && refused.Code == wire.StreamDenied {
+				c.forwardRefused("target", kind, target)
 			}
 			rejectStream(nch, err)
 			return
 		}
-		c.join(nch, stream)
+		c.joinForward(nch, stream, place, kind, target)
 		return
 	}
 }
 
 // endToEnd connects a channel to a device's own SSH server. The hub moves bytes it cannot read; the device asks for the place.
 func (c *conn) endToEnd(nch ssh.NewChannel, device string) {
-	id, release, err := c.s.c.Backend.Reach(c.identity, device)
+	if why := c.late(); why != "" {
+		_ = nch.Reject(ssh.Prohibited, "hawser: "+why)
+		return
+	}
+	id, release, err := c.s.c.Backend.Reach(c.ctx, c.identity, device)
 	if err != nil {
-		_ = nch.Reject(ssh.Prohibited, "hawser: "+explain(err))
+		_ = nch.Reject(ssh.Prohibited, "hawser: "+c.explainDevice(c.ctx, err, device, "hawser ssh --wait 1h "+wire.Quote(device, 64)))
 		return
 	}
 	defer release()
@@ -120,8 +135,9 @@ func (c *conn) endToEnd(nch ssh.NewChannel, device string) {
 		rejectStream(nch, err)
 		return
 	}
+	c.s.recent.note(c.identity.User, id, c.s.c.Now())
 	c.s.c.Logger.Info("end to end opened", "user", c.identity.User, "device", device, "client", c.client.String())
-	c.join(nch, stream)
+	c.join(nch, stream, Live{Kind: Pipe, Device: id}, killGrace)
 }
 
 // attach opens a stream and waits for the device's answer.
@@ -140,14 +156,34 @@ func (c *conn) attach(device wire.UUID, a *wire.Attach, life time.Duration) (*re
 	return stream, nil
 }
 
-func (c *conn) join(nch ssh.NewChannel, stream *resume.Stream) {
+// joinForward is join for a forward to a target, which is told of.
+func (c *conn) joinForward(nch ssh.NewChannel, stream *resume.Stream, place *Place, kind, target string) {
+	var from string
+	if p, err := payload.ParseDirectTCPIP(nch.ExtraData()); err == nil && kind == "local-forward" {
+		from = hostPort(p.OriginHost, p.OriginPort)
+	}
+	closed := c.forwardOpened(place, kind, target, from)
+	in, out := c.join(nch, stream, Live{Kind: Forward, Device: place.Device, Login: place.Login, Channel: kind}, 0)
+	closed(in, out)
+}
+
+// join splices a channel and a stream until both have ended, or what they are is not allowed any more: then, after so long, the stream is cut.
+func (c *conn) join(nch ssh.NewChannel, stream *resume.Stream, what Live, grace time.Duration) (toDevice, fromDevice int64) {
 	ch, reqs, err := nch.Accept()
 	if err != nil {
 		stream.Reset(wire.StreamCancelled)
 		_ = stream.Close()
-		return
+		return 0, 0
 	}
-	c.splice(c.ctx, ch, reqs, stream)
+	ctx, cancel := context.WithCancel(c.ctx)
+	defer cancel()
+	var m *idle.Meter
+	if what.Kind == Pipe {
+		m = idle.NewMeter()
+		ch = idle.Channel(ch, m)
+	}
+	defer c.holdMetered(what, m, func() { time.AfterFunc(grace, cancel) })()
+	return c.splice(ctx, ch, reqs, stream)
 }
 
 // rejectStream says the device's answer in SSH's terms.

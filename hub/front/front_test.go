@@ -1,6 +1,7 @@
 package front
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"crypto/ed25519"
@@ -18,6 +19,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"hawser/auth/policy"
+	"hawser/hub/shell"
 	"hawser/recorder"
 	"hawser/tunnel"
 	"hawser/tunnel/channel"
@@ -127,7 +130,7 @@ func (e *edgeTwin) serve(t *testing.T, c tunnel.Conn) {
 
 func runSession(ch *channel.Conn) {
 	defer func() { _ = ch.Close() }()
-	done := make(chan struct{}, 1)
+	done, term := make(chan struct{}, 1), ""
 	for {
 		select {
 		case r, ok := <-ch.Requests():
@@ -135,6 +138,23 @@ func runSession(ch *channel.Conn) {
 				return
 			}
 			_ = r.Reply(true)
+			if q, err := payload.ParsePtyRequest(r.Payload); r.Type == "pty-req" && err == nil {
+				term = fmt.Sprintf("%s %dx%d", q.Term, q.Columns, q.Rows)
+			}
+			if e, err := payload.ParseEnv(r.Payload); r.Type == "env" && err == nil {
+				term += " " + e.Name + "=" + e.Value
+			}
+			if r.Type == "shell" { // it says what it was given, and all that is typed up to a dot
+				go func() {
+					_, _ = io.WriteString(ch, "shell "+term+": ")
+					typed, _ := bufio.NewReader(ch).ReadString('.')
+					_, _ = io.WriteString(ch, typed)
+					_, _ = ch.SendRequest("exit-status", false, payload.ExitStatus{Status: 7}.Marshal())
+					_ = ch.CloseWrite()
+					done <- struct{}{}
+				}()
+				continue
+			}
 			p, err := payload.ParseExec(r.Payload)
 			if r.Type != "exec" || err != nil {
 				continue
@@ -166,15 +186,20 @@ func runSession(ch *channel.Conn) {
 
 // twin is a Backend in memory with one device, gw-1, on one tunnel, and one person, alice.
 type twin struct {
-	keys   map[string]string
-	conn   tunnel.Conn
-	full   bool // no place for another connection
-	mu     sync.Mutex
-	claims []Claim
-	ended  []string
-	shown  bytes.Buffer
-	killed []string
-	life   time.Duration
+	keys    map[string]string
+	conn    tunnel.Conn
+	full    bool // no place for another connection
+	noShell bool
+	code    string              // what every connection needs besides; empty: nothing
+	proved  map[[16]byte]string // connections that gave it, and whose they are
+	mu      sync.Mutex
+	claims  []Claim
+	ended   []string
+	shown   bytes.Buffer
+	killed  []string
+	life    time.Duration
+	// how long they may last
+	ofConn, ofSession policy.SessionLimits
 
 	changed chan struct{} // closed when conn is another
 	silent  bool          // conn is
@@ -191,6 +216,9 @@ func (b *twin) route(conn tunnel.Conn) {
 	b.changed = make(chan struct{})
 }
 
+// joinableID is the session that there is to join.
+const joinableID = "00112233445566778899aabbccddeeff"
+
 var gwUUID = wire.UUID{1}
 
 func (b *twin) Identify(key ssh.PublicKey, _ net.Addr) (Identity, error) {
@@ -201,11 +229,37 @@ func (b *twin) Identify(key ssh.PublicKey, _ net.Addr) (Identity, error) {
 }
 func (b *twin) IsDevice(_ Identity, name string) bool { return name == "gw-1" }
 func (b *twin) List(Identity) []Listed {
-	return []Listed{{Name: "gw-1", Online: true, Labels: []string{"site=ber"}}}
+	return []Listed{{Name: "gw-1", Online: true, UUID: gwUUID, Labels: []wire.Label{{Key: "site", Value: "ber"}}}}
 }
-func (b *twin) Reach(_ Identity, device string) (wire.UUID, func(), error) {
+func (b *twin) Online(wire.UUID) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.conn != nil
+}
+func (b *twin) LastSeen(context.Context, Identity, string) (shell.Seen, error) {
+	return shell.Seen{At: time.Now().Add(-3 * time.Hour), Hub: "hub-2", Carrier: "quic", Reason: "heartbeats stopped"}, nil
+}
+func (b *twin) Await(ctx context.Context, _ Identity, name string) error {
+	for {
+		b.mu.Lock()
+		changed, there := b.changed, b.conn != nil && name == "gw-1"
+		b.mu.Unlock()
+		if there {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+}
+func (b *twin) Joinable(context.Context, Claim) ([]shell.Session, error) {
+	return []shell.Session{{ID: joinableID, Owner: "ann", Device: "gw-1", Login: "root", Modes: []string{"observer"}}}, nil
+}
+func (b *twin) Reach(_ context.Context, _ Identity, device string) (wire.UUID, func(), error) {
 	if device != "gw-1" {
-		return wire.UUID{}, nil, &Refusal{UnknownDevice(device)}
+		return wire.UUID{}, nil, &Refusal{Message: UnknownDevice(device)}
 	}
 	return gwUUID, func() {}, nil
 }
@@ -225,11 +279,21 @@ func (b *twin) Admit(_ context.Context, c Claim) (*Place, error) {
 	b.claims = append(b.claims, c)
 	switch {
 	case c.Kind == Connection && b.full:
-		return nil, &Refusal{"alice has 2 of 2 connections"}
+		return nil, &Refusal{Message: "alice has 2 of 2 connections"}
+	case c.Kind == Connection && b.code != "" && b.proved[c.ConnectionID] != c.Identity.User:
+		return nil, &Refusal{Reason: RefusedFactor, Message: "a code is wanted"}
 	case c.Kind == Connection:
-		return &Place{}, nil
+		return &Place{Session: b.ofConn}, nil
+	case c.Joins.Session != "" && b.conn != nil:
+		return &Place{Grant: []byte("grant"), SessionID: c.SessionID, Device: gwUUID, DeviceName: "gw-1", Login: "root", Channels: []string{policy.JoinSession}}, nil
 	case c.Device != "gw-1":
-		return nil, &Refusal{UnknownDevice(c.Device)}
+		return nil, &Refusal{Reason: RefusedDevice, Message: UnknownDevice(c.Device)}
+	case b.conn == nil:
+		return nil, ErrOffline
+	}
+	channels := []string{"exec", "shell", "local-forward"}
+	if b.noShell {
+		channels = []string{"exec", "local-forward"}
 	}
 	g := "grant"
 	if c.Login == refusedGrant {
@@ -237,14 +301,26 @@ func (b *twin) Admit(_ context.Context, c Claim) (*Place, error) {
 	}
 	return &Place{
 		Grant: []byte(g), SessionID: c.SessionID, Device: gwUUID, DeviceName: "gw-1", Login: "root",
-		Channels: []string{"exec", "local-forward"}, Recorded: true, NotAfter: time.Now().Add(time.Minute),
-		DetachedLife: b.life,
+		Channels: channels, Recorded: true, NotAfter: time.Now().Add(time.Minute),
+		DetachedLife: b.life, Session: b.ofSession,
 	}, nil
 }
-func (b *twin) Release(_ [16]byte, status int32, reason string) {
+func (b *twin) SecondFactor(_ context.Context, c Claim, code string) (bool, string, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	b.ended = append(b.ended, fmt.Sprint(status, " ", reason))
+	if code != b.code {
+		return false, "that is not the code", nil
+	}
+	if b.proved == nil {
+		b.proved = make(map[[16]byte]string)
+	}
+	b.proved[c.ConnectionID] = c.Identity.User
+	return true, "", nil
+}
+func (b *twin) Release(_ [16]byte, end Ended) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.ended = append(b.ended, fmt.Sprint(end.ExitStatus, " ", end.Reason))
 }
 func (b *twin) OpenStream(ctx context.Context, _ wire.UUID, a *wire.Attach) (tunnel.Stream, error) {
 	a.EntryHub = wire.UUID{9}
@@ -267,20 +343,32 @@ func (b *twin) KillOnDevice(_ wire.UUID, _ [16]byte, reason string) {
 	defer b.mu.Unlock()
 	b.killed = append(b.killed, reason)
 }
-func (b *twin) Record(*Place, recorder.Header) Recording { return (*twinRecording)(b) }
+func (b *twin) Record(*Place, recorder.Header, Recorded) Recording { return (*twinRecording)(b) }
 
 // twinRecording keeps what was shown.
 type twinRecording twin
 
-func (r *twinRecording) Output(_ byte, p []byte) {
+func (r *twinRecording) Output(_ byte, p []byte) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.shown.Write(p)
+	return true
 }
-func (r *twinRecording) Resize(uint32, uint32)                  {}
-func (r *twinRecording) Start(string, string, string, []string) {}
-func (r *twinRecording) Exit(uint32, string)                    {}
-func (r *twinRecording) Close(context.Context) error            { return nil }
+func (r *twinRecording) Passed(byte, []byte) bool                     { return true }
+func (r *twinRecording) FileOp(recorder.FileOp)                       {}
+func (r *twinRecording) Withheld(recorder.Withheld)                   {}
+func (r *twinRecording) Marker(string)                                {}
+func (r *twinRecording) AgentUse(recorder.AgentUse)                   {}
+func (r *twinRecording) Forward(recorder.Forward)                     {}
+func (b *twin) Forwarded(Forwarded)                                   {}
+func (r *twinRecording) InputFrom(uint32, []byte) bool                { return true }
+func (r *twinRecording) Participant(recorder.Participant)             {}
+func (r *twinRecording) Resize(uint32, uint32)                        {}
+func (r *twinRecording) Start(string, string, string, []string) error { return nil }
+func (r *twinRecording) Exit(uint32, string)                          {}
+func (r *twinRecording) Request(recorder.Request)                     {}
+func (r *twinRecording) Witness([]byte, string)                       {}
+func (r *twinRecording) Close(context.Context) error                  { return nil }
 
 type fixture struct {
 	*twin
@@ -429,7 +517,7 @@ func TestInputIsHalfClosed(t *testing.T) {
 
 func TestUnknownAndImpossibleDevicesAreRefusedAlike(t *testing.T) {
 	f := start(t)
-	for _, user := range []string{"gw-71", "Not A Device", "root=e2e-x", strings.Repeat("x", 300)} {
+	for _, user := range []string{"gw-far-away", "Not A Device", "root=e2e-x", strings.Repeat("x", 300)} {
 		out, stderr, status := f.run(t, user, "ls")
 		if out != "" || status != 255 || stderr != "hawser: "+UnknownDevice(user)+"\n" {
 			t.Errorf("%.20q: %q, %q, %d", user, out, stderr, status)
@@ -518,6 +606,7 @@ func TestAFullConnectionCapIsSaidInTheBanner(t *testing.T) {
 
 func TestChannelKindsAreHeldToThePlace(t *testing.T) {
 	f := start(t)
+	f.noShell = true
 	c, _, err := f.dial(t, "gw-1")
 	if err != nil {
 		t.Fatal(err)
@@ -724,6 +813,32 @@ func TestTheGateMakesRoomByAge(t *testing.T) {
 	g.leave(ta) // idempotent after eviction
 	if len(g.waiting) != 3 {
 		t.Errorf("%d in the gate", len(g.waiting))
+	}
+}
+
+func TestASourceThatCrowdsTheGateMakesRoomForOneThatDoesNot(t *testing.T) {
+	g := gate{total: 4, perSource: 3}
+	now := time.Unix(1_800_000_000, 0)
+	enter := func(ip string) *fakeConn {
+		c := &fakeConn{addr: &net.TCPAddr{IP: net.ParseIP(ip), Port: 1}}
+		if g.enter(c, now) == nil {
+			return nil
+		}
+		return c
+	}
+	crowd := []*fakeConn{enter("192.0.2.1"), enter("192.0.2.1"), enter("192.0.2.1")}
+	other := enter("192.0.2.2")
+	if enter("198.51.100.7") == nil || !crowd[0].closed || crowd[1].closed || other.closed {
+		t.Error("the oldest of the crowd did not make room")
+	}
+	if enter("198.51.100.7") != nil {
+		t.Error("one of two was cut for one that would have two then")
+	}
+	if enter("192.0.2.1") != nil {
+		t.Error("the crowd came in again")
+	}
+	if len(g.waiting) != 4 || g.sources[source(crowd[0].addr)] != 2 {
+		t.Errorf("%d in the gate, %v", len(g.waiting), g.sources)
 	}
 }
 

@@ -9,7 +9,9 @@ import (
 )
 
 // gate bounds connections that have not authenticated, in all and per source. At a bound, a connection of evictAge or more makes room:
-// so a crowd that stalls cannot keep an honest person out, and a handshake that moves is never cut for another.
+// so a crowd that stalls cannot keep an honest person out, and a handshake that moves is not cut for another. But where all are young, those who
+// came just now in numbers, the source that has the most gives way to one that has clearly less: a few that connect again and again cannot keep
+// the others out either.
 type gate struct {
 	total, perSource int
 
@@ -50,6 +52,9 @@ func (g *gate) enter(c net.Conn, now time.Time) *ticket {
 		evicted = g.oldestLocked(now, func(o *ticket) bool { return o.source == t.source })
 	case len(g.waiting) >= g.total:
 		evicted = g.oldestLocked(now, func(*ticket) bool { return true })
+		if evicted == nil {
+			evicted = g.crowdedLocked(g.sources[t.source] + 2)
+		}
 	}
 	full := evicted == nil && (g.sources[t.source] >= g.perSource || len(g.waiting) >= g.total)
 	if evicted != nil {
@@ -82,6 +87,16 @@ func (g *gate) oldestLocked(now time.Time, is func(*ticket) bool) *ticket {
 		}
 	}
 	return nil
+}
+
+// crowdedLocked returns the oldest of the source that has the most, if those are so many.
+func (g *gate) crowdedLocked(least int) (found *ticket) {
+	for _, t := range g.waiting {
+		if n := g.sources[t.source]; n >= least {
+			found, least = t, n+1
+		}
+	}
+	return found
 }
 
 // leave takes t out: it authenticated or ended. Idempotent.

@@ -30,6 +30,8 @@ type listener struct {
 	bound chan uint32 // holds the port the device chose
 	ctx   context.Context
 	stop  context.CancelFunc
+	// release takes it out of what is rechecked; nil before it is in.
+	release func()
 }
 
 func tcpKey(host string, port uint32) string {
@@ -124,6 +126,7 @@ func (c *conn) listen(kind, request string, body []byte, set func(*listener)) *l
 		return nil
 	}
 	if !place.Permits(kind) {
+		c.forwardRefused("channel", kind, "")
 		log.Warn("forward refused", "error", "not allowed by the roles")
 		return nil
 	}
@@ -156,6 +159,7 @@ func (c *conn) listen(kind, request string, body []byte, set func(*listener)) *l
 		select {
 		case ok := <-answer:
 			if ok {
+				l.release = c.hold(Live{Kind: Forward, Device: place.Device, Login: place.Login, Channel: kind}, func() { l.stop() })
 				return l
 			}
 			log.Warn("forward refused", "error", "the device cannot listen there")
@@ -242,7 +246,7 @@ func (l *listener) request(r *channel.Request) {
 	case payload.AcceptRequest:
 		if p, err := payload.ParseAccept(r.Payload); err == nil && p.Kind == l.kind && len(p.OriginHost) <= 255 {
 			// Connections already accepted outlive the listener, as under sshd.
-			l.c.goRun(func() { l.c.acceptBack(l.c.ctx, l.place, l.id, p.Ticket, l.kind, l.extra(p)) })
+			l.c.goRun(func() { l.c.acceptBack(l.c.ctx, l.place, l.id, p, l.kind, l.extra(p), nil) })
 			ok = true
 		}
 	}
@@ -252,4 +256,7 @@ func (l *listener) request(r *channel.Request) {
 func (l *listener) close() {
 	l.stop()
 	_ = l.dev.Close()
+	if l.release != nil {
+		l.release()
+	}
 }

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"hawser/tunnel/screen"
 )
 
 // noticeVariable is the environment variable by which a person says no to notices: `ssh -o SetEnv=HAWSER_NOTICE=off`. The device does not see it.
@@ -18,9 +20,10 @@ type notices struct {
 	// writing is held while something is written to the person, so that nothing of ours comes into a line of the device's; what blocks
 	// the write blocks those behind it anyway. A notice only tries for it.
 	writing sync.Mutex
-	screen  screen
+	screen  screen.Screen
 
-	drain atomic.Bool // told that the hub ends
+	drain  atomic.Bool    // told that the hub ends
+	guests *screen.Teller // of who joined and left
 
 	mu    sync.Mutex
 	off   bool
@@ -29,7 +32,22 @@ type notices struct {
 	ended bool
 }
 
-func (n *notices) set(x *session) { n.x = x }
+func (n *notices) set(x *session) {
+	n.x = x
+	n.guests = screen.NewTeller(n.sayOfGuests)
+}
+
+// sayOfGuests is warn for a line that is tried again; true too where the person wants none.
+func (n *notices) sayOfGuests(text string) bool {
+	defer n.x.c.s.recovered(n.x.c)
+	return n.unwanted() || n.warn(text)
+}
+
+func (n *notices) unwanted() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.off || n.ended || n.x.c.s.c.NoNotice || !n.x.pty.Load()
+}
 
 // wanted is what the person said.
 func (n *notices) wanted(yes bool) {
@@ -43,7 +61,7 @@ func (n *notices) output(w io.Writer, p []byte) (int, error) {
 	n.writing.Lock()
 	defer n.writing.Unlock()
 	if n.x.pty.Load() { // bulk is not looked at: it costs a third of the throughput, and nobody is told without a terminal
-		n.screen.write(p)
+		n.screen.Write(p)
 	}
 	return w.Write(p)
 }
@@ -71,12 +89,15 @@ func (n *notices) lost() {
 	defer n.x.c.s.recovered(n.x.c)
 	told := n.say("is lost, waiting for it")
 	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.timer == nil {
-		return // it is back, and said so if it had to
+	back := n.timer == nil // it came back while that was written: nobody else says so
+	if !back {
+		if n.told = told; !told {
+			n.timer.Reset(n.x.c.s.c.NoticeAfter)
+		}
 	}
-	if n.told = told; !told {
-		n.timer.Reset(n.x.c.s.c.NoticeAfter)
+	n.mu.Unlock()
+	if back && told {
+		n.say("is back")
 	}
 }
 
@@ -86,23 +107,32 @@ func (n *notices) say(what string) bool {
 }
 
 // write writes a line if that spoils nothing now.
-func (n *notices) write(text string) bool {
-	n.mu.Lock()
-	off := n.off || n.ended || n.x.c.s.c.NoNotice || !n.x.pty.Load()
-	n.mu.Unlock()
-	if off || !n.writing.TryLock() {
+func (n *notices) write(text string) bool { return n.line(text, false) }
+
+// warn is write for what the person must know while he can do something about it: behind a prompt, or what he has typed at one, too.
+func (n *notices) warn(text string) bool { return n.line(text, true) }
+
+func (n *notices) line(text string, atPrompt bool) bool {
+	if n.unwanted() || !n.writing.TryLock() {
 		return false
 	}
 	defer n.writing.Unlock()
-	if !n.screen.free() {
+	text = "hawser: " + text + "\r\n"
+	switch {
+	case n.screen.Free():
+	case atPrompt && n.screen.Prompt():
+		text = "\r\n" + text
+	default:
 		return false
 	}
-	_, err := io.WriteString(n.x.ch, "hawser: "+text+"\r\n")
+	n.screen.Write([]byte(text))
+	_, err := io.WriteString(n.x.ch, text)
 	return err == nil
 }
 
 // stop ends all of it.
 func (n *notices) stop() {
+	n.guests.Stop()
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.ended = true

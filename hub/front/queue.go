@@ -2,6 +2,7 @@ package front
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"golang.org/x/crypto/ssh"
@@ -18,7 +19,8 @@ type requestQueue struct {
 
 func newRequestQueue() *requestQueue { return &requestQueue{wake: make(chan struct{}, 1)} }
 
-// pump moves requests until the channel closes, or returns false when the client sent more than may wait.
+// pump moves requests until the channel closes, or returns false when the client sent more than may wait: the caller closes
+// the channel and takes the rest.
 func (q *requestQueue) pump(reqs <-chan *ssh.Request) bool {
 	defer q.end()
 	for r := range reqs {
@@ -30,8 +32,7 @@ func (q *requestQueue) pump(reqs <-chan *ssh.Request) bool {
 		}
 		q.mu.Unlock()
 		if full {
-			go ssh.DiscardRequests(reqs) // ends when the caller closes the channel, as it must
-			return false
+			return false // the caller takes the rest
 		}
 		q.signal()
 	}
@@ -48,6 +49,17 @@ func (q *requestQueue) signal() {
 func (q *requestQueue) end() {
 	q.mu.Lock()
 	q.ended = true
+	q.mu.Unlock()
+	q.signal()
+}
+
+// unread puts requests that next returned back in front of the others.
+func (q *requestQueue) unread(all []*ssh.Request) {
+	q.mu.Lock()
+	q.pending = append(slices.Clone(all), q.pending...)
+	for _, r := range all {
+		q.bytes += len(r.Payload)
+	}
 	q.mu.Unlock()
 	q.signal()
 }

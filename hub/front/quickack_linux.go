@@ -15,9 +15,17 @@ type quickConn struct {
 	left int
 }
 
-// quick wraps c if it is a TCP connection.
+// quick wraps c if it is a TCP connection, or one whose address a proxy told.
 func quick(c net.Conn) net.Conn {
-	t, ok := c.(*net.TCPConn)
+	inner := c
+	for {
+		w, ok := inner.(interface{ NetConn() net.Conn })
+		if !ok {
+			break
+		}
+		inner = w.NetConn()
+	}
+	t, ok := inner.(*net.TCPConn)
 	if !ok {
 		return c
 	}

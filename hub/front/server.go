@@ -9,10 +9,12 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
+	"hawser/auth/policy"
 	"hawser/tunnel/wire"
 )
 
@@ -33,16 +35,31 @@ type Config struct {
 	NoNotice bool
 	// NoticeAfter is how long the link is lost before they are told; 0: 3 s.
 	NoticeAfter time.Duration
+	// ReplayIdle is how long a player stays whose person presses no key, or takes nothing of a text; 0: an hour.
+	ReplayIdle time.Duration
+	// Refused, unless nil, is told of what was refused here without asking the Backend. It must not block.
+	Refused func(Refused)
 	// StatesChanged, unless nil, is called when States has something new. It must not block.
 	StatesChanged func()
-	Logger        *slog.Logger
-	Now           func() time.Time
+	// Denied, unless nil, says why something that was admitted may not go on, in words for the person; empty: it may. It is asked when that
+	// begins and at each Recheck, and must not block.
+	Denied func(Live) string
+	// Limits, unless nil, says how long what was admitted may last by the roles as they are now: it is asked when it begins and at each Recheck,
+	// and must not block. Where it does not know, what the place said goes on. wanted is the device that a connection is meant for.
+	Limits func(what Live, wanted string) (limits policy.SessionLimits, known bool)
+	Logger *slog.Logger
+	Now    func() time.Time
 }
 
 // Server serves people. New starts nothing.
 type Server struct {
-	c    Config
-	gate gate
+	c      Config
+	gate   gate
+	checks atomic.Uint64 // counts Rechecks
+
+	pickers, waits, replays quota
+	recent                  recents
+	lists                   listing
 
 	mu       sync.Mutex
 	closing  bool
@@ -50,6 +67,7 @@ type Server struct {
 	listener net.Listener // nil before Serve
 	conns    map[*conn]struct{}
 	sessions map[[16]byte]*session
+	factors  factorWaits
 
 	wg sync.WaitGroup // connections, added to under mu while not closing, and the drivers of their streams
 
@@ -60,6 +78,7 @@ type Server struct {
 // New makes a Server.
 func New(c Config) *Server {
 	c.NoticeAfter = cmp.Or(c.NoticeAfter, noticeAfter)
+	c.ReplayIdle = cmp.Or(c.ReplayIdle, replayIdle)
 	s := &Server{
 		c: c, gate: gate{total: c.MaxUnauthenticated, perSource: c.MaxUnauthenticatedPerSource},
 		conns: make(map[*conn]struct{}), sessions: make(map[[16]byte]*session),
@@ -176,7 +195,8 @@ func (s *Server) panicked(p any) {
 }
 
 // Kill ends a session, or a connection with all of its sessions: the reason is shown to the person, and the device ends every process of it.
-func (s *Server) Kill(id [16]byte, reason string) {
+// It tells whether there is one of that id.
+func (s *Server) Kill(id [16]byte, reason string) bool {
 	s.mu.Lock()
 	x := s.sessions[id]
 	var whole *conn
@@ -191,7 +211,26 @@ func (s *Server) Kill(id [16]byte, reason string) {
 		x.kill(reason)
 	case whole != nil:
 		whole.endSessions(reason)
+	default:
+		return false
 	}
+	return true
+}
+
+// DeviceOf is the device of a session that is alive here.
+func (s *Server) DeviceOf(id [16]byte) (wire.UUID, bool) {
+	s.mu.Lock()
+	x := s.sessions[id]
+	s.mu.Unlock()
+	if x == nil {
+		return wire.UUID{}, false
+	}
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	if x.place == nil {
+		return wire.UUID{}, false
+	}
+	return x.place.Device, true
 }
 
 // Sessions returns the ids of the sessions and connections that are alive, for auth to end those it believes in besides.
@@ -225,6 +264,15 @@ type State struct {
 	Recorded   bool
 	// DetachedSince is when the session's device was lost, zero while it is there.
 	DetachedSince time.Time
+	// Identity is how the person proved himself.
+	Identity Identity
+	// BytesIn and BytesOut are what has passed, from the person and to him; of a connection by its forwards and pipes.
+	BytesIn, BytesOut uint64
+	// LastActivity is when something last passed that keeps it from being idle.
+	LastActivity time.Time
+	// Joins is the id of the session that it joins, and JoinMode how; nil: it is one of its own.
+	Joins    []byte
+	JoinMode string
 }
 
 // States returns all that are alive, with more to say of each than Sessions.
@@ -237,9 +285,9 @@ func (s *Server) States() []State {
 	var states []State
 	for c := range s.conns {
 		if user, ok := c.user.Load().(string); ok {
-			states = append(states, State{
-				ID: c.id, Connection: c.id, Kind: Connection, User: user, Client: c.client, Started: c.started,
-			})
+			state := State{ID: c.id, Connection: c.id, Kind: Connection, User: user, Client: c.client, Started: c.started, Identity: c.identity}
+			counted(&state, c.meter, false)
+			states = append(states, state)
 		}
 	}
 	s.mu.Unlock()

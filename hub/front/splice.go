@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"hawser/tunnel/idle"
 	"hawser/tunnel/resume"
 	"hawser/tunnel/wire"
 )
@@ -15,8 +16,9 @@ import (
 // spliceDrain is how long bytes a client sent before it closed its channel may still take to reach the device.
 const spliceDrain = 15 * time.Second
 
-// splice copies both ways between a person's channel and a stream, each direction ending on its own, until both have. It closes both.
-func (c *conn) splice(ctx context.Context, ch ssh.Channel, reqs <-chan *ssh.Request, stream *resume.Stream) {
+// splice copies both ways between a person's channel and a stream, each direction ending on its own, until both have. It closes both,
+// and returns how much went each way.
+func (c *conn) splice(ctx context.Context, ch ssh.Channel, reqs <-chan *ssh.Request, stream *resume.Stream) (toDevice, fromDevice int64) {
 	stop := context.AfterFunc(ctx, func() { stream.Reset(wire.StreamCancelled) })
 	defer stop()
 	end := leaving{stream}
@@ -27,15 +29,18 @@ func (c *conn) splice(ctx context.Context, ch ssh.Channel, reqs <-chan *ssh.Requ
 			f()
 		})
 	}
+	counted := idle.Channel(ch, c.meter)
 	upDone := make(chan struct{})
 	guard(&data, func() {
 		defer close(upDone)
-		if _, err := io.Copy(stream, ch); err == nil {
+		var err error
+		if toDevice, err = io.Copy(stream, counted); err == nil {
 			_ = stream.CloseWrite()
 		} // else the stream broke: the copy below ends by the same
 	})
 	guard(&data, func() {
-		if _, err := io.Copy(ch, stream); err != nil {
+		var err error
+		if fromDevice, err = io.Copy(counted, stream); err != nil {
 			_ = ch.Close() // either end is gone: the copy above need not wait for the client's EOF
 			return
 		}
@@ -60,4 +65,5 @@ func (c *conn) splice(ctx context.Context, ch ssh.Channel, reqs <-chan *ssh.Requ
 	_ = ch.Close()
 	side.Wait()
 	_ = end.Close()
+	return toDevice, fromDevice
 }

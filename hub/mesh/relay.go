@@ -2,7 +2,6 @@ package mesh
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -111,19 +110,11 @@ func readHead(s io.Reader) (open wire.PeerOpen, attach wire.Attach, raw []byte, 
 }
 
 func readMessage(r io.Reader) ([]byte, error) {
-	const header = 6 // u16 type, u32 length
-	var b [maxHead]byte
-	if _, err := io.ReadFull(r, b[:header]); err != nil {
+	b, err := tunnel.ReadMessage(r, maxHead)
+	if err != nil {
 		return nil, fmt.Errorf("%w: %w", errHead, err)
 	}
-	n := binary.BigEndian.Uint32(b[2:header])
-	if n > maxHead-header {
-		return nil, fmt.Errorf("%w: %d bytes", errHead, n)
-	}
-	if _, err := io.ReadFull(r, b[header:header+n]); err != nil {
-		return nil, fmt.Errorf("%w: %w", errHead, err)
-	}
-	return b[: header+n : header+n], nil
+	return b, nil
 }
 
 // openDevice opens a stream on a tunnel of this hub, the wished slot's if it can be. Devices at other hubs are none of it: there is no

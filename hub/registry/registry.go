@@ -224,6 +224,16 @@ func (d *device) clear(slot int) []*Tunnel {
 	return []*Tunnel{t}
 }
 
+// locals are the tunnels here.
+func (d *device) locals() (all []*Tunnel) {
+	for _, p := range d.places {
+		if p.local != nil {
+			all = append(all, p.local)
+		}
+	}
+	return all
+}
+
 // take gives a slot of incarnation i, the newest, to p; was is the newest before. What is displaced is returned.
 func (d *device) take(was wire.Incarnation, had bool, i wire.Incarnation, slot uint8, p place) (displaced []*Tunnel) {
 	for n := range d.places {
@@ -278,7 +288,8 @@ func (r *Registry) mergeLocked(s wire.Stamp, now time.Time) {
 }
 
 // Register admits t or refuses it with ErrStale, ErrSlot or ErrClone. The tunnels it returns are displaced: they are no longer found
-// and the caller closes them. With an error nothing has changed, but that ErrClone is remembered.
+// and the caller closes them. With an error nothing has changed, but that ErrClone is remembered, and the tunnels returned with it stay: they
+// are those of the other machine.
 //
 // Within an incarnation a higher counter takes its slot. A new incarnation takes all slots. An incarnation that was displaced comes back
 // only with a counter above its own highest, challenged after it was displaced, and when that happens cloneSwaps times in cloneWindow,
@@ -309,7 +320,7 @@ func (r *Registry) Register(t *Tunnel, now time.Time) (displaced []*Tunnel, err 
 		if newest.holder[0].hub() == self || newest.holder[1].hub() == self {
 			d.swaps = recent(append(d.swaps, now), now)
 			if len(d.swaps) >= cloneSwaps {
-				return nil, ErrClone
+				return d.locals(), ErrClone
 			}
 		}
 	}
@@ -535,6 +546,15 @@ func (r *Registry) Forget(id wire.UUID) (displaced []*Tunnel) {
 		f.farewellLocked(d.say(id, nil))
 	}
 	return displaced
+}
+
+// Forgive forgets the turns that two machines took with this identity: what is to be done about them was done.
+func (r *Registry) Forgive(id wire.UUID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if d := r.devices[id]; d != nil {
+		d.swaps = nil
+	}
 }
 
 // SetSilent says that t's heartbeats are overdue, or came again.

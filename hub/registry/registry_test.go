@@ -96,8 +96,34 @@ func TestTwoMachinesTakingTurnsAreRefused(t *testing.T) {
 	if !errors.Is(err, ErrClone) {
 		t.Fatalf("three displacements: %v, want ErrClone", err)
 	}
+	theirs, err := r.Register(reg(run1, 0, 8), start)
+	if !errors.Is(err, ErrClone) || len(theirs) != 1 || theirs[0].Incarnation != run2 || len(r.All()) != 1 {
+		t.Errorf("returned with it: %v, %v; want the tunnel of the other machine, which stays", theirs, err)
+	}
 	if _, err := r.Register(reg(run1, 0, 9), start.Add(3*cloneWindow)); err != nil {
 		t.Errorf("long after: %v", err)
+	}
+}
+
+func TestTurnsThatAreForgivenCountNoMore(t *testing.T) {
+	var r Registry
+	r.Forgive(wire.UUID{1}) // of which nothing is known
+	turn := func(n uint64) error {
+		_, err := r.Register(reg(run1, 0, n), start)
+		if err == nil {
+			_, err = r.Register(reg(run2, 0, n), start)
+		}
+		return err
+	}
+	_, _ = turn(1), turn(2)
+	if err := turn(3); !errors.Is(err, ErrClone) {
+		t.Fatalf("got %v, want ErrClone", err)
+	}
+	for id := range r.devices {
+		r.Forgive(id)
+	}
+	if _, err := r.Register(reg(run1, 0, 9), start); err != nil {
+		t.Errorf("after it was forgiven: %v", err)
 	}
 }
 

@@ -17,6 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"hawser/auth/loghead"
 	"hawser/hub"
 	"hawser/tunnel"
 )
@@ -31,7 +32,7 @@ func command() *cobra.Command {
 		Args:          cobra.NoArgs,
 	}
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return &usageError{err} })
-	root.AddCommand(runCommand(), checkCommand(), statusCommand(), drainCommand())
+	root.AddCommand(runCommand(), checkCommand(), statusCommand(), drainCommand(), acceptLogCommand())
 	return root
 }
 
@@ -108,8 +109,8 @@ func checkCommand() *cobra.Command {
 				token = "[redacted]"
 			}
 			_, err = fmt.Fprintf(cmd.OutOrStdout(), "data: %q\ntoken: %q\nauth: %q\nssh: %q\ntunnel: %q\nzone: %q\npublic: %q\n"+
-				"public-ssh: %q\ndrain-timeout: %s\nadmit-rate: %d\nlink-notice: %t\n",
-				c.Data, token, c.AuthAddr, c.SSHListen, c.TunnelListen, c.Zone, c.Public, c.PublicSSH, c.DrainTimeout, c.AdmitRate, !c.NoLinkNotice)
+				"public-ssh: %q\nproxy-from: %q\ndrain-timeout: %s\nadmit-rate: %d\nspool-size: %d\nlink-notice: %t\n",
+				c.Data, token, c.AuthAddr, c.SSHListen, c.TunnelListen, c.Zone, c.Public, c.PublicSSH, s.ProxyFrom, c.DrainTimeout, c.AdmitRate, c.SpoolSize>>20, !c.NoLinkNotice)
 			return err
 		},
 	}
@@ -146,6 +147,35 @@ func drainCommand() *cobra.Command {
 			ctx, stop := signal.NotifyContext(cmd.Context(), os.Interrupt, syscall.SIGTERM)
 			defer stop()
 			return hub.DrainRunning(ctx, data)
+		},
+	}
+	s.flags(cmd.Flags())
+	return cmd
+}
+
+func acceptLogCommand() *cobra.Command {
+	s := new(settings)
+	cmd := &cobra.Command{
+		Use:   "accept-log --data DIR",
+		Short: "Take the next head of the audit log whatever it says: after auth was restored from a backup",
+		Long: `Take the next head of the audit log whatever it says.
+
+A hub keeps the newest head of the audit log and raises an alarm where the log no longer continues it. A restored backup does not: it lacks what
+was recorded since. Keep the head this prints; with it "hawser audit verify --head" shows to an auditor what the log was.`,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			data, err := dataOf(cmd, s)
+			if err != nil {
+				return err
+			}
+			st, err := hub.ReadStatus(data)
+			if err != nil {
+				return err
+			}
+			if _, err := fmt.Fprint(cmd.OutOrStdout(), st.LogHead); err != nil {
+				return err
+			}
+			return hub.AcceptLog(data)
 		},
 	}
 	s.flags(cmd.Flags())
@@ -196,6 +226,12 @@ func printStatus(w io.Writer, st hub.Status) error {
 	}
 	line("running", "%s", running)
 	line("expires", "%s", st.NotAfter.UTC().Format(time.RFC3339))
+	if h, err := loghead.Parse([]byte(st.LogHead)); err == nil {
+		line("audit log", "%d events on %s, root %s", h.Size, h.Time.UTC().Format(time.RFC3339), h.Root)
+	}
+	if st.Live != nil && st.Live.LogAlarm != "" {
+		line("AUDIT LOG", "%s; where auth was restored from a backup, hawser-hub accept-log ends this", st.Live.LogAlarm)
+	}
 	if l := st.Live; l != nil {
 		line("version", "%s", l.Version)
 		line("up", "%s", time.Since(l.Started).Round(time.Second))
@@ -213,6 +249,11 @@ func printStatus(w io.Writer, st hub.Status) error {
 		line("tunnels", "%d active, %d standby (%d quic, %d tls of which %d parked), %d silent, %d streams",
 			n.Active, n.Standby, n.QUIC, n.TLS, n.Parked, n.Silent, n.Streams)
 		line("people", "%d connections, %d sessions", l.Connections, l.Sessions)
+		line("passed to auth", "%d connections", l.Passed)
+		line("recordings", "%d not closed, %d wait for auth, %d bytes spooled", l.Spool.Recordings, l.Spool.Waiting, l.Spool.Bytes)
+		if l.Spool.Refused > 0 {
+			line("RECORDINGS KEPT", "%d that auth does not take, as .refused in the spool; remove the files when they are looked into", l.Spool.Refused)
+		}
 		line("refused handshakes", "%d", l.Refused)
 		for _, x := range l.Hubs {
 			zone := ""

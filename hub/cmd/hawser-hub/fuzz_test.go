@@ -14,7 +14,7 @@ import (
 
 func FuzzSettings(f *testing.F) {
 	file := filepath.Join(f.TempDir(), "hub.yaml")
-	f.Add([]byte("data: /d\ntoken: t\nauth: a:1\nssh: :22\ntunnel: '[::]:443'\npublic: [h, h:1]\nzone: eu\npublic-ssh: [s:2]\ndrain-timeout: 1m\nadmit-rate: 7\nlink-notice: off\nverbose: true\n"))
+	f.Add([]byte("data: /d\ntoken: t\nauth: a:1\nssh: :22\ntunnel: '[::]:443'\npublic: [h, h:1]\nzone: eu\npublic-ssh: [s:2]\ndrain-timeout: 1m\nadmit-rate: 7\nspool-size: 100\nlink-notice: off\nverbose: true\n"))
 	f.Add([]byte("data: {a: b}\npublic: h\n"))
 	f.Add([]byte("data: &a x\ntoken: *a\nverbose: yes\npublic: [~, 1e3]\n"))
 	f.Add([]byte("dta: x\n"))

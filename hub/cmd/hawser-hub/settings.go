@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net/netip"
 	"os"
 	"strconv"
 	"strings"
@@ -28,8 +29,10 @@ type settings struct {
 	Zone         string        `yaml:"zone"`
 	Public       []string      `yaml:"public"`
 	PublicSSH    []string      `yaml:"public-ssh"`
+	ProxyFrom    []string      `yaml:"proxy-from"`
 	DrainTimeout time.Duration `yaml:"drain-timeout"`
 	AdmitRate    int           `yaml:"admit-rate"`
+	SpoolSize    int           `yaml:"spool-size"`
 	LinkNotice   string        `yaml:"link-notice"`
 	Verbose      bool          `yaml:"verbose"`
 }
@@ -45,7 +48,10 @@ func (s *settings) flags(f *pflag.FlagSet) {
 	f.StringSliceVar(&s.Public, "public", nil,
 		"HOST[:PORT] by which devices reach this hub, and people by the same HOST; PORT where another one is forwarded (HAWSER_PUBLIC, comma-separated)")
 	f.StringSliceVar(&s.PublicSSH, "public-ssh", nil, "HOST[:PORT] by which people reach this hub, if not as --public (HAWSER_PUBLIC_SSH)")
+	f.StringSliceVar(&s.ProxyFrom, "proxy-from", nil,
+		"NETWORK of load balancers that say by the PROXY protocol, version 2, whose connection it is; they must (HAWSER_PROXY_FROM, comma-separated)")
 	f.DurationVar(&s.DrainTimeout, "drain-timeout", 0, "how long ending takes at most, to hand over devices and people (HAWSER_DRAIN_TIMEOUT; 30s)")
+	f.IntVar(&s.SpoolSize, "spool-size", 0, "MiB of recordings kept on disk while auth cannot take them (HAWSER_SPOOL_SIZE; 1024)")
 	f.IntVar(&s.AdmitRate, "admit-rate", 0, "handshakes of devices a second; the rest come again (HAWSER_ADMIT_RATE; 50 or more, by the fleet's size)")
 	f.StringVar(&s.LinkNotice, "link-notice", "", "on or off: tell people on their terminal that a device's link is lost (HAWSER_LINK_NOTICE; on)")
 	f.BoolVarP(&s.Verbose, "verbose", "v", false, "log more (HAWSER_VERBOSE=1)")
@@ -97,7 +103,7 @@ func (s *settings) load(f *pflag.FlagSet) (hub.Config, error) {
 	for _, x := range []struct {
 		name     string
 		to, from *[]string
-	}{{"public", &s.Public, &file.Public}, {"public-ssh", &s.PublicSSH, &file.PublicSSH}} {
+	}{{"public", &s.Public, &file.Public}, {"public-ssh", &s.PublicSSH, &file.PublicSSH}, {"proxy-from", &s.ProxyFrom, &file.ProxyFrom}} {
 		if f.Changed(x.name) {
 			continue
 		}
@@ -115,12 +121,18 @@ func (s *settings) load(f *pflag.FlagSet) (hub.Config, error) {
 			}
 		}
 	}
-	if !f.Changed("admit-rate") {
-		s.AdmitRate = file.AdmitRate
-		if v, ok := env("admit-rate"); ok {
+	for _, x := range []struct {
+		name     string
+		to, from *int
+	}{{"admit-rate", &s.AdmitRate, &file.AdmitRate}, {"spool-size", &s.SpoolSize, &file.SpoolSize}} {
+		if f.Changed(x.name) {
+			continue
+		}
+		*x.to = *x.from
+		if v, ok := env(x.name); ok {
 			var err error
-			if s.AdmitRate, err = strconv.Atoi(v); err != nil {
-				return hub.Config{}, fmt.Errorf("HAWSER_ADMIT_RATE: %q is not a number", v)
+			if *x.to, err = strconv.Atoi(v); err != nil {
+				return hub.Config{}, fmt.Errorf("HAWSER_%s: %q is not a number", strings.ToUpper(strings.ReplaceAll(x.name, "-", "_")), v)
 			}
 		}
 	}
@@ -133,8 +145,17 @@ func (s *settings) load(f *pflag.FlagSet) (hub.Config, error) {
 	if s.LinkNotice != "" && s.LinkNotice != "on" && s.LinkNotice != "off" {
 		return hub.Config{}, fmt.Errorf("link-notice: %q is neither on nor off", s.LinkNotice)
 	}
+	var networks []netip.Prefix
+	for _, n := range s.ProxyFrom {
+		p, err := netip.ParsePrefix(n)
+		if err != nil {
+			return hub.Config{}, fmt.Errorf("proxy-from: %q is not a network such as 10.0.0.0/24", n)
+		}
+		networks = append(networks, p.Masked())
+	}
 	return hub.Config{
-		Data: s.Data, Token: s.Token, AuthAddr: s.Auth, SSHListen: s.SSH, TunnelListen: s.Tunnel, Zone: s.Zone,
-		Public: s.Public, PublicSSH: s.PublicSSH, DrainTimeout: s.DrainTimeout, AdmitRate: s.AdmitRate, NoLinkNotice: s.LinkNotice == "off",
+		ProxyFrom: networks,
+		Data:      s.Data, Token: s.Token, AuthAddr: s.Auth, SSHListen: s.SSH, TunnelListen: s.Tunnel, Zone: s.Zone,
+		Public: s.Public, PublicSSH: s.PublicSSH, DrainTimeout: s.DrainTimeout, AdmitRate: s.AdmitRate, SpoolSize: int64(s.SpoolSize) << 20, NoLinkNotice: s.LinkNotice == "off",
 	}, nil
 }
