@@ -14,8 +14,10 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"hawser/auth/ca"
 	"hawser/auth/grant"
 	"hawser/auth/hublist"
+	"hawser/auth/lock"
 	"hawser/auth/policy"
 	"hawser/edge/netwatch"
 	"hawser/edge/session"
@@ -33,23 +35,29 @@ type Agent struct {
 	incarnation wire.Incarnation
 	clock       *clock
 	state       *state
+	logHeads    logHeads
 	engine      *session.Engine
 	streams     *streams
 	controls    controlStreams
 	live        liveSessions
 	tickets     tickets
 	uploads     uploads
+	places      directPlaces
+	port        *port // the agent's own; nil: none
 	history     history
 	nat         nat
-	slots       chan struct{} // one token per stream served; full: the next is refused at once
-	counter     atomic.Uint64 // of registrations in this incarnation
-	turn        chan struct{} // held while one of a race joins
-	keepers     [2]*keeper    // by slot
+	slots       chan struct{}           // one token per stream served; full: the next is refused at once
+	reserved    chan struct{}           // likewise for control streams: what ends a session must get in when sessions fill the slots
+	counter     atomic.Uint64           // of registrations in this incarnation
+	turn        chan struct{}           // held while one of a race joins
+	keepers     [2]*keeper              // by slot
+	stop        context.CancelCauseFunc // of Run
 
 	mu     sync.Mutex
 	spent  *grant.Spent
 	policy policy.Compiled
-	locks  uint64
+	locks  lock.List
+	strict *time.Timer          // ends what strict roles hold; see rechecked
 	window time.Duration        // W of the last ACK
 	list   hublist.List         // the newest signed one; zero: none
 	rests  map[string]time.Time // hubs to be tried last, until when
@@ -80,12 +88,14 @@ func New(cfg Config) (*Agent, error) {
 		resolver:    newResolver(p != nil && cfg.Carriers != OnlyQUIC),
 		proxy:       p,
 		incarnation: wire.NewIncarnation(),
-		slots:       make(chan struct{}, m.streams()),
+		slots:       make(chan struct{}, min(m.streams(), tunnel.MaxStreams-controlSlots)),
+		reserved:    make(chan struct{}, controlSlots),
 		streams:     newStreams(cfg.Logger, m.streams()),
 		turn:        make(chan struct{}, 1),
 		spent:       grant.NewSpent(maxSpent),
 		changed:     make(chan struct{}),
-		uploads:     uploads{added: make(chan struct{}, 1)},
+		uploads:     uploads{added: make(chan struct{}, 1), log: cfg.Logger},
+		places:      directPlaces{wake: make(chan struct{}, 1), leased: make(chan struct{}, 1)},
 		rests:       map[string]time.Time{},
 		noUDP:       map[string]bool{},
 	}
@@ -103,6 +113,10 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	defer closeState()
+	ctx, a.stop = context.WithCancelCause(ctx)
+	defer a.stop(nil)
+	a.engine = a.newEngine()
+	defer a.engine.Close()
 	defer a.serveRecall()()
 	var smear time.Duration
 	if a.state.joined() {
@@ -115,13 +129,14 @@ func (a *Agent) Run(ctx context.Context) error {
 		return err
 	}
 	creds := a.state.get()
-	a.engine = a.newEngine(creds.Name)
-	defer a.engine.Close()
 	tunnel.Info(a.log, "agent started", "device", creds.Name, "uuid", creds.UUID, "cluster", creds.Cluster, "version", a.cfg.Version,
 		"arch", runtime.GOARCH, "streams", cap(a.slots), "incarnation", a.incarnation)
 	a.keepConnected(ctx, smear)
 	a.streams.close(errShutdown)
 	tunnel.Info(a.log, "agent stopped")
+	if errors.Is(context.Cause(ctx), ErrSplit) {
+		return ErrSplit
+	}
 	return nil
 }
 
@@ -168,7 +183,7 @@ func (a *Agent) open() (func(), error) {
 func (a *Agent) held() (p policy.Compiled, locks uint64, changed <-chan struct{}) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.policy, a.locks, a.changed
+	return a.policy, a.locks.Revision, a.changed
 }
 
 // update changes what is held and wakes who waits for it.
@@ -186,16 +201,28 @@ func (a *Agent) keepConnected(ctx context.Context, smear time.Duration) {
 	serving, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(errShutdown)
 	a.loadHubList()
+	a.loadLocks()
 	var wg sync.WaitGroup
+	if a.cfg.Listen != "" {
+		a.port = newPort(a)
+		bound := a.port.bind()
+		wg.Go(func() {
+			if bound || a.port.bindLater(ctx) {
+				a.always(ctx, "port", func() { a.port.accept(ctx, serving) })
+			}
+		})
+		wg.Go(func() { a.always(ctx, "places", func() { a.followPlaces(ctx) }) })
+		wg.Go(func() { a.always(ctx, "leases", func() { a.keepLeases(ctx) }) })
+		defer a.port.serving.Wait() // tunnels among them
+	}
 	for _, k := range a.keepers {
 		wg.Go(func() {
-			for again := smear; ctx.Err() == nil; again = backoffFloor { // a bug must not take the device off the air
-				func() {
-					defer a.guard("keeper", nil)
-					k.run(ctx, serving, again)
-				}()
-				_ = sleep(ctx, backoffFloor)
-			}
+			again := smear
+			a.always(ctx, "keeper", func() {
+				wait := again
+				again = backoffFloor
+				k.run(ctx, serving, wait)
+			})
 		})
 	}
 	wg.Go(func() { a.watchNetwork(ctx) })
@@ -208,6 +235,17 @@ func (a *Agent) keepConnected(ctx context.Context, smear time.Duration) {
 		wg.Go(func() { k.stop("agent is shutting down") })
 	}
 	wg.Wait()
+}
+
+// always runs f until ctx ends, again where it ended before: a bug must not take the device off the air.
+func (a *Agent) always(ctx context.Context, what string, f func()) {
+	for ctx.Err() == nil {
+		func() {
+			defer a.guard(what, nil)
+			f()
+		}()
+		_ = sleep(ctx, backoffFloor)
+	}
 }
 
 // watchNetwork tells the keepers of changes of the network. One change is a burst of them, and only the last may make it usable: a few are told at
@@ -310,6 +348,26 @@ func (a *Agent) retryDelay(b *backoff, err error) time.Duration {
 	}
 }
 
+// ErrSplit ends a Run whose identity was another machine's: its key is another now, and a new Agent joins with it.
+var ErrSplit = errors.New("another machine has this identity: this one joins as a device of its own")
+
+// obey does what a refusal orders, if it orders something and auth signed it.
+func (a *Agent) obey(err error) {
+	r, ok := errors.AsType[*RefusedError](err)
+	if !ok || len(r.order) == 0 {
+		return
+	}
+	token, err := ca.OpenSplit(r.order, a.state.anchors().GrantKeys, a.state.get().UUID)
+	if err == nil {
+		err = a.state.split(token)
+	}
+	if err != nil {
+		tunnel.Warn(a.log, "order not followed", "error", err)
+		return
+	}
+	a.stop(ErrSplit)
+}
+
 // errShutdown is what sessions are told when the agent stops.
 var errShutdown = errors.New("the device's agent is shutting down")
 
@@ -319,6 +377,7 @@ type RefusedError struct {
 	Code       wire.CloseCode
 	Message    string
 	RetryAfter time.Duration
+	order      []byte // auth's, see obey
 }
 
 func (e *RefusedError) Error() string {

@@ -477,14 +477,17 @@ func TestAListenerHandsItsConnectionsToTheHubByTicket(t *testing.T) {
 
 func TestEndToEndServesCertificatesAndRecordsByItself(t *testing.T) {
 	h := newTestHub(t)
-	refuse := ""
+	refuse, byHub := "", false
 	h.place = func(c *testConn, r *wire.PlaceRequest) wire.PlaceReply {
 		if refuse != "" {
 			return wire.PlaceReply{Refusal: refuse}
 		}
 		kind := map[wire.PlaceKind]grant.Kind{wire.PlaceConnection: grant.Connection, wire.PlaceSession: grant.Session, wire.PlaceForwards: grant.Forwards}[r.Kind]
 		return wire.PlaceReply{Grant: c.grant(kind, func(g *grant.Grant) {
-			g.ConnectionID, g.SessionID, g.Login = r.ConnectionID, r.SessionID, r.Login
+			g.ConnectionID, g.SessionID, g.Login, g.SealKey = r.ConnectionID, r.SessionID, r.Login, authSeal
+			if byHub { // as it is granted where a hub records
+				g.SealKey = [32]byte{}
+			}
 			if r.Kind != wire.PlaceSession { // as auth does
 				g.SessionID = wire.NewUUID()
 			}
@@ -532,7 +535,7 @@ func TestEndToEndServesCertificatesAndRecordsByItself(t *testing.T) {
 		}
 	}
 	up := c.open(wire.KindUpload, wire.OpenRequest{RecordingID: recording}, nil)
-	if chunks := hubSide(t, up, 0, 100); len(chunks) == 0 || !bytes.Contains(bytes.Join(chunks, nil), []byte{}) {
+	if chunks := hubSide(t, up, recording, 0, 100); len(chunks) == 0 || bytes.Contains(bytes.Join(chunks, nil), []byte("alice")) {
 		t.Errorf("%d chunks", len(chunks))
 	}
 	up.Close()
@@ -585,6 +588,15 @@ func TestEndToEndServesCertificatesAndRecordsByItself(t *testing.T) {
 	if _, err := dial(h.userCert("alice", "nothing")); err == nil {
 		t.Error("a role that opens nothing was let in")
 	}
+	// A hub that has the session granted as one that came in by it would get the recording in clear.
+	byHub = true
+	if sess, err = client.NewSession(); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := sess.Output("echo no"); err == nil || len(out) > 0 {
+		t.Errorf("with a grant of another way in: %q, %v", out, err)
+	}
+	byHub = false
 	refuse = "you have 2 connections, which is the most"
 	if sess, err = client.NewSession(); err != nil {
 		t.Fatal(err)

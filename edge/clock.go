@@ -3,6 +3,8 @@ package edge
 import (
 	"sync"
 	"time"
+
+	"hawser/auth/lock"
 )
 
 // clock is the time an agent acts on. A device may have no clock battery and may be started by anyone with any clock, so
@@ -14,6 +16,7 @@ type clock struct {
 	mu     sync.Mutex
 	floor  time.Time
 	offset time.Duration // added to the monotonic time since base
+	signed time.Time     // the newest signed time of this run
 	base   time.Time     // a reading of system with its monotonic part; zero: no signed time in this run
 }
 
@@ -54,16 +57,34 @@ func (c *clock) Trusted() bool {
 	return !c.base.IsZero()
 }
 
+// age is how old the newest signed time is, and what came with it.
+func (c *clock) age() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.nowLocked().Sub(c.signed)
+}
+
+// stale reports whether the newest signed time is too old for those who are strict about locks.
+func (c *clock) stale() bool {
+	return c.age() > lock.StrictAfter
+}
+
 // Adopt takes a time that auth signed. An exact one (signed over our own nonce) replaces whatever we thought; any other is a
 // lower bound, and is exact enough when there is nothing better.
 func (c *clock) Adopt(signed time.Time, exact bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if signed.After(c.signed) {
+		c.signed = signed
+	}
 	if !exact && !signed.After(c.nowLocked()) && !c.base.IsZero() {
 		return
 	}
 	if !exact && c.base.IsZero() && c.system().After(signed) && !c.system().Round(0).Before(c.floor) && c.system().Sub(signed) < beaconTrust {
 		signed = c.system().Round(0) // the system clock agrees with the beacon and is the fresher of the two
+	}
+	if !exact && signed.Before(c.floor) {
+		signed = c.floor // a lower bound lowers nothing
 	}
 	now := c.system()
 	c.base = now

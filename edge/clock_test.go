@@ -49,6 +49,35 @@ func TestABeaconIsOnlyALowerBound(t *testing.T) {
 	}
 }
 
+// A hub that kept back auth's answer and played a beacon of last week set a right clock back by that week, and what had expired in it was good again.
+func TestAnOldBeaconDoesNotSetARightClockBack(t *testing.T) {
+	now := time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+	c := newClock(func() time.Time { return now })
+	c.Adopt(now.AddDate(0, 0, -7), false)
+	if got := c.Now(); !got.Equal(now) {
+		t.Errorf("the clock says %v, want %v", got, now)
+	}
+	broken := time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC)
+	c = newClock(func() time.Time { return broken })
+	c.Adopt(now, false)
+	if got := c.Now(); !got.Equal(now) {
+		t.Errorf("a clock in 2050 says %v after a beacon, want %v", got, now)
+	}
+}
+
+// A device that started in 1970 knew from its flash that it was November. A beacon of May, played by a hub that kept back auth's answer, made it May, and
+// what had expired since was good again.
+func TestAnOldBeaconDoesNotGoBelowTheFloor(t *testing.T) {
+	floor := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
+	for _, system := range []time.Time{time.Unix(3600, 0), time.Date(2050, 1, 1, 0, 0, 0, 0, time.UTC)} {
+		c := newClock(func() time.Time { return system }, floor)
+		c.Adopt(floor.AddDate(0, -6, 0), false)
+		if got := c.Now(); got.Before(floor) {
+			t.Errorf("on a machine in %d the clock says %v, and knew that it was %v", system.Year(), got, floor)
+		}
+	}
+}
+
 func TestTheStoredFloorMovesRarelyAndNeverFar(t *testing.T) {
 	stored := time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC)
 	for _, tt := range []struct {

@@ -43,6 +43,10 @@ type Config struct {
 	// Reprobe is when QUIC is tried again after TLS had to do: then, after three times and twelve times as long, and every that long; 0: 5 min.
 	// A tunnel at another hub than the first in this device's order is moved there between one and three times as long after it was made.
 	Reprobe time.Duration
+	// Listen is the address (IP:PORT, or :PORT for all) of a port of the agent's own, where it serves people directly; empty: none.
+	Listen string
+	// TunnelOff keeps no tunnel of the agent's own making: hubs dial Listen, which it wants.
+	TunnelOff bool
 	// Carriers restricts what is dialled.
 	Carriers Carriers
 	// Proxy is the HTTP proxy that TCP goes through, http://[USER:PASSWORD@]HOST[:PORT]; "env": that of HTTPS_PROXY; empty: none, whatever
@@ -93,6 +97,13 @@ func (c *Config) Validate() error {
 	}
 	if _, err := parseProxy(c.Proxy); err != nil {
 		bad("%w", err)
+	}
+	if c.Listen != "" {
+		if _, err := parsePort(c.Listen); err != nil {
+			bad("%w", err)
+		}
+	} else if c.TunnelOff {
+		bad("no tunnel and no port: give --listen ADDR beside --tunnel off, where hubs and people reach this device")
 	}
 	if c.Reprobe < 0 {
 		bad("QUIC tried again after %v", c.Reprobe)

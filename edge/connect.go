@@ -85,8 +85,11 @@ func (r *round) stages(c Carriers, by lead) ([]stage, error) {
 	taken := k.other().current.Load() // the other slot's
 	mine := k.current.Load()
 	order := a.ranked()
-	if r.purpose == forHome {
+	switch {
+	case r.purpose == forHome:
 		order = order[:1]
+	case r.purpose == forTunnel && k.slot == slotActive && !r.urgent && !a.storming(time.Now()):
+		order = append(order, a.beginnings(order)...)
 	}
 	for _, t := range order {
 		switch {
@@ -201,16 +204,16 @@ func (a *Agent) dial(ctx context.Context, at attempt, tc *tls.Config) (tunnel.Co
 // verifyHub decides on a hub's chain. Until auth has signed the time of this run our clock proves nothing, so a certificate that is
 // only out of its time passes here and is held against the signed time when that has come (see link.adoptTime).
 func (a *Agent) verifyHub(cs tls.ConnectionState, trust *ca.Trust) error {
-	_, err := a.hubIdentity(cs, trust)
+	_, err := a.hubIdentity(cs, trust, 0)
 	return err
 }
 
-// hubIdentity is verifyHub that says who it is.
-func (a *Agent) hubIdentity(cs tls.ConnectionState, trust *ca.Trust) (ca.Identity, error) {
+// hubIdentity is verifyHub of a chain that was shown so long ago; it says who it is.
+func (a *Agent) hubIdentity(cs tls.ConnectionState, trust *ca.Trust, ago time.Duration) (ca.Identity, error) {
 	if len(cs.PeerCertificates) == 0 {
 		return ca.Identity{}, fmt.Errorf("%w: no certificate", ErrHub)
 	}
-	now := a.clock.Now()
+	now := a.clock.Now().Add(-ago)
 	if !a.clock.Trusted() {
 		now = within(cs.PeerCertificates[0], now)
 	}
@@ -275,8 +278,9 @@ func (a *Agent) openAt(ctx, serving context.Context, at attempt, of *round, rene
 	if err != nil {
 		return nil, err
 	}
-	l := newLink(a, conn, at, of)
+	l := newLink(a, conn, at, of, trust)
 	if err := l.setUp(ctx, serving, creds, renew); err != nil {
+		a.obey(err)
 		code := wire.CloseNormal
 		if errors.Is(err, ErrHub) {
 			code = wire.CloseProtocol
@@ -404,6 +408,7 @@ func (a *Agent) info(c *identity.Credentials, restart bool) wire.Info {
 	return wire.Info{
 		Name: c.Name, Hostname: truncate(host, 255), AgentVersion: a.cfg.Version, Arch: runtime.GOARCH, OS: runtime.GOOS,
 		Labels: a.cfg.Labels, Addresses: localAddresses(), UID: uint32(os.Getuid()), Restart: restart,
+		Listen: a.port.told(), TunnelOff: a.cfg.TunnelOff,
 	}
 }
 
@@ -449,7 +454,7 @@ func receiveAs[T wire.Message](ctx context.Context, conn tunnel.Conn, what strin
 }
 
 func refused(what string, r *wire.Refused) error {
-	return &RefusedError{What: what, Code: r.Code, Message: r.Message, RetryAfter: r.RetryAfter}
+	return &RefusedError{What: what, Code: r.Code, Message: r.Message, RetryAfter: r.RetryAfter, order: r.Order}
 }
 
 // closeRefusal makes a *RefusedError of a tunnel that the hub closed with a code.

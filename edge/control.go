@@ -27,15 +27,19 @@ func (l *link) handle(m wire.Message) error {
 	case *wire.HubStatus:
 		a.streams.hubStatus(l, m)
 	case *wire.Renewed, *wire.Refused:
+		err := a.renewed(m)
+		a.obey(err)
 		select {
-		case l.renewal <- m:
+		case l.renewal <- err: // who waits says it
 		default:
-			return errors.New("an answer to no question")
+			return err
 		}
 	case *wire.GoAway:
 		l.goAway(m)
 	case *wire.HubList:
 		return l.adoptHubList(m.Blob)
+	case *wire.LogHead:
+		return l.adoptLogHead(m)
 	default:
 		return errors.New("not a message from a hub to a registered edge")
 	}
@@ -53,56 +57,39 @@ func (l *link) adoptPolicy(blob []byte) error {
 	// Under the lock: the other tunnel may bring one in this moment.
 	var held, locks uint64
 	a.update(func() {
-		if held, locks = a.policy.Revision, a.locks; p.Revision >= held {
+		if held, locks = a.policy.Revision, a.locks.Revision; p.Revision >= held {
 			a.policy = p
 		}
 	})
 	if p.Revision < held {
 		return fmt.Errorf("policy: revision %d is older than %d, which is in force", p.Revision, held)
 	}
+	a.live.recheck()
 	tunnel.Debug(a.log, "policy in force", "revision", p.Revision)
 	return tunnel.Send(l.conn, wire.PolicyHeld{Policy: p.Revision, Locks: locks})
 }
 
-// adoptLocks takes a revision of the locks. This version can enforce none, so it confirms only an empty list.
-func (l *link) adoptLocks(m *wire.Locks) error {
-	if len(m.Blob) > 0 {
-		return fmt.Errorf("locks: revision %d holds locks, which this agent cannot enforce; update it", m.Revision)
-	}
-	a := l.a
-	var held, locks uint64
-	a.update(func() {
-		held, locks = a.policy.Revision, a.locks
-		a.locks = max(locks, m.Revision)
-	})
-	if m.Revision < locks {
-		return fmt.Errorf("locks: revision %d is older than %d, which is in force", m.Revision, locks)
-	}
-	return tunnel.Send(l.conn, wire.PolicyHeld{Policy: held, Locks: m.Revision})
-}
-
-// adoptTrust takes a trust bundle signed by a tunnel CA that we trust already, stores it when it is newer, and then acts on it.
+// adoptTrust takes a trust bundle signed by a tunnel CA that we trust, or that one we trust certified, stores it when it is newer, and then acts on it.
 func (a *Agent) adoptTrust(blob []byte) error {
 	now := a.state.anchors()
-	next, err := ca.OpenTrust(blob, now.Pins()...)
+	next, err := ca.OpenNextTrust(blob, now)
 	if err != nil {
 		return fmt.Errorf("trust: %w", err)
 	}
-	if next.Cluster != now.Cluster {
-		return fmt.Errorf("trust: of cluster \"%s\"", wire.Quote(next.Cluster, 80))
-	}
-	if next.Revision <= now.Revision {
+	if next.Revision == now.Revision {
 		return nil
 	}
-	if err := a.state.replace(next, func(c *identity.Credentials) { c.Trust = blob }); err != nil {
+	if err := a.state.replace(next, blob, func(*identity.Credentials) {}); err != nil {
 		return err
 	}
+	a.update(func() {}) // what signs for us may be another
 	tunnel.Info(a.log, "trust renewed", "revision", next.Revision)
 	return nil
 }
 
 // adoptTime takes a time that auth signed: exact when it is over our nonce, else a lower bound. Then the hub's own certificate, which may have passed
-// on a clock that proves nothing, is held against it.
+// on a clock that proves nothing, is held against the time it says the tunnel was opened, and against what was trusted then: neither a rotation nor a
+// certificate that has run out since ends a tunnel.
 func (l *link) adoptTime(blob []byte) {
 	if len(blob) == 0 {
 		return
@@ -119,13 +106,14 @@ func (l *link) adoptTime(blob []byte) {
 	}
 	before := a.clock.Now()
 	a.update(func() { a.clock.Adopt(t, nonce != nil) })
+	a.rechecked()
 	if off := a.clock.Now().Sub(before); off.Abs() > time.Minute {
 		tunnel.Info(a.log, "clock corrected by signed time", "by", off.Round(time.Second))
 	}
 	if err := a.state.raiseFloor(t); err != nil {
 		tunnel.Warn(a.log, "could not store the time", "error", err)
 	}
-	if err := a.verifyHub(l.conn.ConnectionState(), a.state.anchors()); err != nil {
+	if _, err := a.hubIdentity(l.conn.ConnectionState(), l.trust, time.Since(l.since)); err != nil {
 		tunnel.Warn(a.log, "the hub's certificate does not hold at the signed time", "error", err)
 		l.closeSoon(wire.CloseAuth, "certificate does not hold at the signed time")
 	}

@@ -3,7 +3,6 @@ package edge
 import (
 	"bufio"
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -117,7 +116,7 @@ func (in *incoming) serveControl(ctx context.Context) error {
 	defer c.places.fail(errors.New("the control stream of the hub has ended"))
 	r := bufio.NewReaderSize(st, 512)
 	for {
-		m, err := readMessage(r)
+		m, err := tunnel.ReceiveFrom(r)
 		switch {
 		case err == io.EOF:
 			return nil
@@ -135,28 +134,12 @@ func (in *incoming) serveControl(ctx context.Context) error {
 			c.places.reply(m)
 		case *wire.Kill:
 			a.kill(m, in.from.hub)
+		case *wire.Tell:
+			a.tell(m, in.from.hub)
 		default:
 			tunnel.Warn(a.log, "refused a message of the hub", "hub", in.hubName, "type", m.Type(), "error", "not for a control stream")
 		}
 	}
-}
-
-// readMessage reads one message of a control stream. An error other than wire.ErrUnknownType ends the stream.
-func readMessage(r io.Reader) (wire.Message, error) {
-	var h [wire.HeaderLen]byte
-	if _, err := io.ReadFull(r, h[:]); err != nil {
-		return nil, err
-	}
-	n := binary.BigEndian.Uint32(h[2:])
-	if n > wire.MaxControl-wire.HeaderLen {
-		return nil, fmt.Errorf("%w: message of %d bytes", wire.ErrMalformed, n)
-	}
-	b := make([]byte, wire.HeaderLen+n)
-	copy(b, h[:])
-	if _, err := io.ReadFull(r, b[wire.HeaderLen:]); err != nil {
-		return nil, err
-	}
-	return wire.Decode(b)
 }
 
 // send sends a message; it never waits: what the hub does not take fills the stream's buffer, and beyond that fails.
@@ -178,5 +161,13 @@ func (c *controlStream) send(m wire.Message) error {
 func (a *Agent) kill(m *wire.Kill, hub wire.UUID) {
 	if !a.live.end(m.SessionID, hub, errors.New(wire.Quote(m.Reason, maxQuoted))) {
 		tunnel.Debug(a.log, "kill of a session that is not here", "session", fmt.Sprintf("%x", m.SessionID))
+	}
+}
+
+// tell passes a word on to the people in a session of that hub.
+func (a *Agent) tell(m *wire.Tell, hub wire.UUID) {
+	m.User, m.Text = wire.Quote(m.User, maxQuoted), wire.Quote(m.Text, maxQuoted)
+	if !a.live.has(m.SessionID, hub) || !a.engine.Tell(fmt.Sprintf("%x", m.SessionID), *m) {
+		tunnel.Debug(a.log, "word for a session that is not here, or has nobody in it", "session", fmt.Sprintf("%x", m.SessionID))
 	}
 }

@@ -25,7 +25,7 @@ func (l *link) ready(ctx context.Context) error {
 	defer timer.Stop()
 	for {
 		p, locks, changed := l.a.held()
-		if p.Revision >= l.ack.PolicyRevision && locks >= l.ack.LockRevision && l.a.clock.Trusted() {
+		if p.Revision >= l.ack.PolicyRevision && locks >= max(l.ack.LockRevision, 1) && l.a.clock.Trusted() {
 			return nil
 		}
 		select {
@@ -47,6 +47,9 @@ func (a *Agent) checkGrant(blob []byte, kind grant.Kind, hub wire.UUID) (*grant.
 	}
 	g, err := grant.Open(blob, a.state.anchors().GrantKeys)
 	if err != nil {
+		return nil, err
+	}
+	if err := a.lockedOut(subjectOf(g)); err != nil {
 		return nil, err
 	}
 	now := a.clock.Now()

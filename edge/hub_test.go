@@ -19,6 +19,7 @@ import (
 
 	"hawser/auth/ca"
 	"hawser/auth/grant"
+	"hawser/auth/lock"
 	"hawser/auth/policy"
 	"hawser/tunnel"
 	"hawser/tunnel/quicconn"
@@ -43,13 +44,16 @@ type testHub struct {
 	deviceTTL    time.Duration
 	detachedLife time.Duration                                       // of the streams it opens
 	before       func(*testConn)                                     // a registration is told, in order, before its ACK
+	strict       bool                                                // lock_mode of the role
 	refuse       *wire.Refused                                       // answers REGISTER
 	place        func(*testConn, *wire.PlaceRequest) wire.PlaceReply // answers place requests
 
 	status func(*wire.HubQuery) *wire.HubStatus // answers hub queries
 
 	mu      sync.Mutex
-	secrets map[string]string // by secret: "" or why it is refused
+	hold    int                 // joins that are to wait for approval
+	held    []ed25519.PublicKey // theirs
+	secrets map[string]string   // by secret: "" or why it is refused
 	serial  uint64
 	joins   int
 
@@ -156,8 +160,20 @@ func (h *testHub) hubCert(set *ca.Set, now time.Time) tls.Certificate {
 func (h *testHub) tls() *tls.Config {
 	return &tls.Config{
 		MinVersion: tls.VersionTLS13, NextProtos: []string{tunnel.ALPN}, ClientAuth: tls.RequireAnyClientCert,
-		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &h.cert, nil },
+		GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			cert := h.cert
+			return &cert, nil
+		},
 	}
+}
+
+// bundle is the trust bundle of now.
+func (h *testHub) bundle() []byte {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.trustBlob
 }
 
 // token makes a join token.
@@ -208,6 +224,13 @@ func (h *testHub) serve(ctx context.Context, conn tunnel.Conn) {
 
 func (h *testHub) join(conn tunnel.Conn, peer *x509.Certificate, m *wire.Join) {
 	h.mu.Lock()
+	if h.hold > 0 {
+		h.hold--
+		h.held = append(h.held, peer.PublicKey.(ed25519.PublicKey))
+		h.mu.Unlock()
+		_ = tunnel.Send(conn, wire.Refused{Code: wire.ClosePending, Message: "waits for approval", RetryAfter: time.Millisecond})
+		return
+	}
 	why, known := h.secrets[string(m.Secret)]
 	if known && why == "" {
 		h.secrets[string(m.Secret)] = "the token was used before; make another with `hawser token create`"
@@ -231,7 +254,7 @@ func (h *testHub) join(conn tunnel.Conn, peer *x509.Certificate, m *wire.Join) {
 		h.t.Errorf("issue: %v", err)
 		return
 	}
-	_ = tunnel.Send(conn, wire.Joined{UUID: uuid, Name: name, Cluster: testCluster, Chain: chain, SSHCert: cert, Trust: h.trustBlob, Hubs: []string{h.address}, Counter: 1})
+	_ = tunnel.Send(conn, wire.Joined{UUID: uuid, Name: name, Cluster: testCluster, Chain: chain, SSHCert: cert, Trust: h.bundle(), Hubs: []string{h.address}, Counter: 1})
 }
 
 func (h *testHub) issue(peer *x509.Certificate, uuid, name string) ([][]byte, []byte, error) {
@@ -242,7 +265,11 @@ func (h *testHub) issue(peer *x509.Certificate, uuid, name string) ([][]byte, []
 }
 
 func (h *testHub) renew(conn tunnel.Conn, peer *x509.Certificate) {
-	id, err := ca.VerifyPeer([]*x509.Certificate{peer}, &h.trust, within(peer, time.Now()))
+	trust := h.set.Trust(h.set.Revision())
+	id, err := ca.VerifyPeer([]*x509.Certificate{peer}, &trust, within(peer, time.Now()))
+	if err != nil {
+		id, err = ca.VerifyPeer([]*x509.Certificate{peer}, h.set.RetiredTrust(), within(peer, time.Now()))
+	}
 	if err != nil {
 		h.t.Errorf("renew: %v", err)
 		return
@@ -256,7 +283,7 @@ func (h *testHub) renew(conn tunnel.Conn, peer *x509.Certificate) {
 	h.serial++
 	serial := h.serial
 	h.mu.Unlock()
-	_ = tunnel.Send(conn, wire.Renewed{Chain: chain, SSHCert: cert, Trust: h.trustBlob, Counter: serial + 1})
+	_ = tunnel.Send(conn, wire.Renewed{Chain: chain, SSHCert: cert, Trust: h.bundle(), Counter: serial + 1})
 }
 
 func (h *testHub) register(ctx context.Context, conn tunnel.Conn, peer *x509.Certificate, c wire.Challenge, m *wire.Register) {
@@ -264,23 +291,31 @@ func (h *testHub) register(ctx context.Context, conn tunnel.Conn, peer *x509.Cer
 		h.t.Error("the registration is not signed by the device's key")
 		return
 	}
-	if h.refuse != nil {
-		_ = tunnel.Send(conn, *h.refuse)
+	h.mu.Lock()
+	refuse := h.refuse
+	h.mu.Unlock()
+	if refuse != nil {
+		_ = tunnel.Send(conn, *refuse)
 		<-conn.Context().Done()
 		return
 	}
-	if time.Now().After(peer.NotAfter) {
+	trust := h.set.Trust(h.set.Revision())
+	if _, err := ca.VerifyPeer([]*x509.Certificate{peer}, &trust, within(peer, time.Now())); err != nil || time.Now().After(peer.NotAfter) {
 		_ = tunnel.Send(conn, wire.Refused{Code: wire.CloseExpired, Message: "the certificate has expired"})
 		<-conn.Context().Done()
 		return
 	}
 	role, _ := policy.Builtin("operator")
+	if h.strict {
+		role.Options.LockMode = policy.LockStrict
+	}
 	compiled := policy.Compile(7, []policy.Role{role}, policy.Device{UUID: m.UUID.String(), Name: m.Info.Name})
 	blob, err := policy.SignCompiled(h.set.GrantKey(), testCluster, m.UUID.String(), compiled)
 	if err != nil {
 		h.t.Errorf("policy: %v", err)
 		return
 	}
+	_ = tunnel.Send(conn, wire.Trust{Blob: h.bundle()})
 	tc := &testConn{hub: h, conn: conn, register: *m, messages: make(chan wire.Message, 256)}
 	if h.before != nil {
 		h.before(tc)
@@ -290,7 +325,7 @@ func (h *testHub) register(ctx context.Context, conn tunnel.Conn, peer *x509.Cer
 		Observed: conn.RemoteAddr(), PolicyRevision: 7, LockRevision: 1, Time: h.set.SignTime(time.Now(), nil), Hubs: []string{h.address},
 	})
 	_ = tunnel.Send(conn, wire.Policy{Blob: blob})
-	_ = tunnel.Send(conn, wire.Locks{Revision: 1})
+	_ = tunnel.Send(conn, h.locks(1))
 	_ = tunnel.Send(conn, wire.Time{Blob: h.set.SignTime(time.Now(), &m.TimeNonce)})
 	h.registered <- tc
 	h.wg.Go(func() {
@@ -402,7 +437,7 @@ func (c *testConn) control() *resume.Stream {
 	s := c.open(wire.KindControl, wire.OpenRequest{}, func(a *wire.Attach) { a.Open = nil })
 	c.hub.wg.Go(func() {
 		for {
-			m, err := readMessage(s)
+			m, err := tunnel.ReceiveFrom(s)
 			if err != nil {
 				return
 			}
@@ -500,4 +535,14 @@ func (h *testHub) userCert(name string, roles ...string) ssh.Signer {
 		h.t.Fatal(err)
 	}
 	return cs
+}
+
+// locks is a list of a revision as auth signs it.
+func (h *testHub) locks(revision uint64, locks ...lock.Lock) wire.Locks {
+	h.t.Helper()
+	blob, err := lock.Sign(lock.List{Cluster: testCluster, Revision: revision, Locks: locks}, h.set.GrantKey())
+	if err != nil {
+		h.t.Error(err)
+	}
+	return wire.Locks{Revision: revision, Blob: blob}
 }

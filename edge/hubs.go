@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -65,6 +66,21 @@ func (a *Agent) ranked() []hubTarget {
 		}
 	}
 	return append(out, rest...)
+}
+
+// beginnings are the addresses this device joined by that no hub in order has: when every hub of the list is gone, as after a long sleep
+// while all of them moved, they are what is left to try.
+func (a *Agent) beginnings(order []hubTarget) []hubTarget {
+	var out []hubTarget
+	if len(a.told()) > 0 || len(order) == 0 || order[0].id == (wire.UUID{}) {
+		return nil
+	}
+	for _, addr := range a.state.get().Hubs {
+		if !slices.ContainsFunc(order, func(t hubTarget) bool { return slices.Contains(t.addrs, addr) }) {
+			out = append(out, hubTarget{addrs: []string{addr}})
+		}
+	}
+	return out
 }
 
 // first reports whether the signed list itself has the hub first.
@@ -194,7 +210,7 @@ func (l *link) adoptHubList(blob []byte) error {
 	}
 	a.mu.Unlock()
 	if newer {
-		if err := a.state.write(hubListFile, blob); err != nil {
+		if err := a.state.writeList(storedHubs, list.Revision, hubListFile, blob); err != nil {
 			tunnel.Warn(a.log, "could not store the hub list", "error", err)
 		}
 		tunnel.Info(a.log, "hub list renewed", "revision", list.Revision, "hubs", len(list.Hubs))

@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,12 +27,16 @@ var (
 	// ErrOtherCluster is a token of one cluster where an identity of another is stored.
 	ErrOtherCluster = errors.New("this device belongs to another cluster; run `hawser-edge leave` first, or use another state directory")
 	// ErrPin is a hub whose certificates are not under the CA that the token pins: another cluster, or someone in between. The secret was not sent.
-	ErrPin = errors.New("the hub is not the one this token was made for (CA pin does not match); the token's secret was not sent")
+	ErrPin = errors.New("the hub is not the one this token was made for (CA pin does not match); the token's secret was not sent; " +
+		"if the cluster's CA was rotated since, make a new token with `hawser token create --kind edge`")
 )
 
 // join gets an identity by the token unless there is one. It tries again by itself while hubs cannot be reached.
 func (a *Agent) join(ctx context.Context) error {
 	var token ca.Token
+	if b, err := a.state.read(tokenFile); err == nil {
+		a.cfg.Token = string(b) // see split
+	}
 	if a.cfg.Token != "" {
 		var err error
 		if token, err = a.token(); errors.Is(err, os.ErrNotExist) && a.state.joined() {
@@ -40,22 +45,29 @@ func (a *Agent) join(ctx context.Context) error {
 			return err
 		}
 	}
-	if a.state.joined() {
+	again := a.state.joined()
+	if again {
 		if c := a.state.get(); a.cfg.Token != "" && token.Cluster != c.Cluster {
 			return fmt.Errorf("%w: it is \"%s\" in cluster \"%s\", the token is for \"%s\"", ErrOtherCluster, c.Name, c.Cluster, wire.Quote(token.Cluster, 80))
 		}
-		return nil
+		if a.cfg.Token == "" || slices.Contains(a.state.anchors().Pins(), token.Pin) {
+			return nil
+		}
 	}
 	if a.cfg.Token == "" {
 		return fmt.Errorf("%w: %s holds no identity; give --token, from `hawser token create --kind edge`", ErrNoIdentity, a.cfg.State)
 	}
 	b := &backoff{rand: mathrand.Int64N}
-	for {
+	for tries := 1; ; tries++ {
 		err := a.joinOnce(ctx, token)
 		if err == nil || ctx.Err() != nil {
 			return errors.Join(err, ctx.Err())
 		}
 		r, refused := errors.AsType[*RefusedError](err)
+		if again && (errors.Is(err, errKnown) || errors.Is(err, ErrPin) || refused && r.authority() || tries == maxRejoins) {
+			tunnel.Warn(a.log, "the token changes nothing; the identity that is stored has to do", "error", err)
+			return nil
+		}
 		if errors.Is(err, ErrPin) || errors.Is(err, errIssued) || refused && r.authority() {
 			return fmt.Errorf("join: %w", err)
 		}
@@ -91,6 +103,13 @@ func (a *Agent) token() (ca.Token, error) {
 // errIssued is an answer to a join that is not what auth would issue.
 var errIssued = errors.New("what the hub returned is not a valid identity")
 
+// errKnown is a hub that the identity knows, so that no token is needed. With a token of a CA it does not know, a device joins again, as who it is: what it
+// knows was stolen, and the cluster has left it behind (`hawser ca rotate --compromised`).
+var errKnown = errors.New("this device is in the cluster already")
+
+// maxRejoins is how often that is tried before the identity there is has to do.
+const maxRejoins = 5
+
 // joinOnce asks the token's hubs, one at a time: the secret is on its way to at most one of them at any moment.
 func (a *Agent) joinOnce(ctx context.Context, token ca.Token) error {
 	ctx, cancel := context.WithTimeout(ctx, attemptTimeout)
@@ -106,7 +125,7 @@ func (a *Agent) joinOnce(ctx context.Context, token ca.Token) error {
 	_, late, err := race(ctx, plan(found, a.cfg.Carriers), 0, func(ctx context.Context, at attempt) (*wire.Joined, error) {
 		joined, err := a.joinAt(ctx, at, token)
 		r, refused := errors.AsType[*RefusedError](err)
-		if errors.Is(err, errIssued) || refused && r.authority() {
+		if errors.Is(err, errIssued) || refused && (r.authority() || r.Code == wire.ClosePending) {
 			err = &finalError{err}
 		}
 		return joined, err
@@ -130,6 +149,9 @@ func (a *Agent) joinAt(ctx context.Context, at attempt, token ca.Token) (*wire.J
 			}
 			return fmt.Errorf("%w: %w", ErrPin, err)
 		}
+		if a.state.joined() && a.verifyHub(cs, a.state.anchors()) == nil {
+			return errKnown
+		}
 		return a.verifyHub(cs, trust)
 	}, tunnel.ALPN))
 	if err != nil {
@@ -140,7 +162,7 @@ func (a *Agent) joinAt(ctx context.Context, at attempt, token ca.Token) (*wire.J
 		return nil, err
 	}
 	defer a.giveTurn()
-	if a.state.joined() {
+	if a.state.get() != creds {
 		return nil, errors.New("already joined")
 	}
 	challenge, err := receiveAs[*wire.Challenge](ctx, conn, "challenge")
@@ -187,20 +209,26 @@ func (a *Agent) accept(m *wire.Joined, token ca.Token) error {
 		return err
 	}
 	key := a.state.get().Key
-	if err := checkIssued(key, m.UUID.String(), m.Cluster, m.Chain, m.SSHCert, trust); err != nil {
+	if _, err := checkIssued(key, m.UUID.String(), m.Cluster, m.Chain, m.SSHCert, trust); err != nil {
 		return err
 	}
 	hubs := m.Hubs
 	if len(hubs) == 0 {
 		hubs = token.Addresses
 	}
-	if err := a.state.replace(trust, func(c *identity.Credentials) {
+	if err := a.state.replace(trust, nil, func(c *identity.Credentials) {
 		c.UUID, c.Name, c.Cluster = m.UUID.String(), m.Name, m.Cluster
 		c.Chain, c.SSHCert, c.Trust, c.Counter, c.Hubs = m.Chain, m.SSHCert, m.Trust, m.Counter, hubs
 	}); err != nil {
 		return err
 	}
 	tunnel.Info(a.log, "joined", "device", m.Name, "uuid", m.UUID, "cluster", m.Cluster)
+	if a.cfg.Name != "" && a.cfg.Name != m.Name {
+		tunnel.Warn(a.log, "the cluster chose another name", "wished", a.cfg.Name, "device", m.Name)
+	}
+	if a.state.dir != nil {
+		_ = a.state.dir.Remove(tokenFile)
+	}
 	return nil
 }
 

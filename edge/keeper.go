@@ -51,6 +51,7 @@ type keeper struct {
 	smeared  time.Time // until when the boot is spread, whatever the network does meanwhile
 	barred   time.Time // until when authority said no
 	begun    time.Time // the last round
+	fresh    time.Time // when the network changed last
 	number   int       // of rounds begun
 	dark     time.Time // since when nothing answers; zero: something does
 	alone    bool      // no second hub was found
@@ -64,6 +65,8 @@ type keeper struct {
 	busy     bool      // one was at the last look
 	rounds   []*round  // at work, oldest first
 	outcomes chan outcome
+	dialled  chan *link    // tunnels that hubs dialled
+	expired  chan struct{} // room for one: a hub that dialled wants the certificate renewed, which a tunnel of our own does
 	retiring sync.WaitGroup
 }
 
@@ -90,6 +93,7 @@ func newKeeper(a *Agent, slot uint8) *keeper {
 	k := &keeper{
 		a: a, slot: slot, wake: make(chan struct{}, 1), net: make(chan struct{}, 1), turn: make(chan struct{}, 1),
 		b: backoff{rand: rand.Int64N}, outcomes: make(chan outcome, maxRounds),
+		dialled: make(chan *link), expired: make(chan struct{}, 1),
 	}
 	if slot == slotStandby {
 		k.b.limit = standbyCap
@@ -153,6 +157,12 @@ func (k *keeper) run(ctx, serving context.Context, first time.Duration) {
 			}
 		case o := <-k.outcomes:
 			k.finished(ctx, serving, o)
+		case l := <-k.dialled:
+			k.adopt(serving, l, nil)
+		case <-k.expired:
+			if cur == nil {
+				k.next = time.Now()
+			}
 		}
 	}
 }
@@ -193,6 +203,12 @@ func (k *keeper) goal(now time.Time) purpose {
 	if k.slot == slotStandby && !k.wanted() {
 		return forNothing
 	}
+	if a.cfg.TunnelOff { // but to say where the hubs are to dial
+		if cur == nil && k.slot == slotActive && k.other().current.Load() == nil {
+			return forTunnel
+		}
+		return forNothing
+	}
 	switch {
 	case cur == nil:
 		return forTunnel
@@ -223,6 +239,9 @@ func (k *keeper) goal(now time.Time) purpose {
 // wanted reports whether there is to be a standby tunnel: where there are two hubs, data is not paid for, and the active one stands or has stood.
 func (k *keeper) wanted() bool {
 	a := k.a
+	if a.cfg.TunnelOff {
+		return k.current.Load() != nil
+	}
 	if a.cfg.Metered || a.cfg.NoStandby || a.cfg.Carriers == OnlyQUIC {
 		return false
 	}
@@ -231,7 +250,7 @@ func (k *keeper) wanted() bool {
 
 // urgent reports whether people wait: sessions are open and nothing carries them.
 func (k *keeper) urgent() bool {
-	if k.purpose != forTunnel {
+	if k.purpose != forTunnel || k.a.cfg.TunnelOff { // the hubs dial at once
 		return false
 	}
 	if k.current.Load() != nil { // one that does not answer, with streams on it
@@ -247,6 +266,9 @@ func (k *keeper) act(ctx, serving context.Context) time.Time {
 	now := time.Now()
 	cur := k.current.Load()
 	next := k.plan(now, func(urgent bool) { k.begin(ctx, serving, urgent) })
+	if k.a.cfg.TunnelOff && cur != nil && !cur.dialled && k.current.Load() == cur {
+		next = earlier(next, k.short(cur, now))
+	}
 	if k.slot == slotStandby && cur != nil && !k.wanted() {
 		k.current.Store(nil)
 		k.retire(serving, cur)
@@ -302,6 +324,9 @@ func (k *keeper) plan(now time.Time, begin func(urgent bool)) time.Time {
 		return earlier(look, due)
 	case len(k.rounds) < most:
 		k.next, k.begun = now.Add(every), now
+		if again := k.fresh.Add(freshAgain); urgent && now.Before(again) {
+			k.next = again
+		}
 		begin(urgent)
 	case urgent:
 		k.rounds[0].cancel() // the oldest had its chance
@@ -348,6 +373,10 @@ func (k *keeper) change(p purpose, now time.Time) {
 	switch p {
 	case forTunnel:
 		switch { // where there is none, lost or run has said when
+		case k.a.cfg.TunnelOff:
+			if k.number > 0 && k.next.Before(now) {
+				k.next = now.Add(awayTunnel)
+			}
 		case k.current.Load() != nil:
 			k.next = now
 		case k.slot == slotStandby && k.next.Before(now):
@@ -558,6 +587,9 @@ func (k *keeper) lost(l *link) {
 	if k.late != nil {
 		wait = max(wait, quicGrace) // the hub fenced the TLS tunnel for the QUIC one that is on its way here
 	}
+	if a.cfg.TunnelOff { // the hubs come back by themselves
+		wait = max(wait, awayTunnel+k.b.upTo(awayTunnel/4))
+	}
 	a.history.add(ev)
 	k.next, k.leaving = now.Add(wait), false
 	k.dark = time.Time{} // with sessions open the next round is due at once, whatever was tried before
@@ -587,7 +619,7 @@ func (k *keeper) networkChanged(cur *link) {
 	}
 	switch k.purpose {
 	case forTunnel, forElsewhere:
-		k.b.last, k.begun = 0, time.Time{}
+		k.b.last, k.begun, k.fresh = 0, time.Time{}, now
 		if k.next = k.smeared; k.next.Before(now) {
 			k.next = now
 		}

@@ -22,6 +22,7 @@ import (
 	"hawser/tunnel"
 	"hawser/tunnel/channel"
 	"hawser/tunnel/channel/payload"
+	"hawser/tunnel/identity"
 	"hawser/tunnel/resume"
 	"hawser/tunnel/wire"
 )
@@ -568,6 +569,54 @@ func TestUrgencyDialsEachSecondWithinItsBound(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// The first packets on a path that has just come up were lost, and a lost SYN is sent again after a second: sessions stood for it.
+func TestASecondRoundFollowsAChangeOfTheNetworkSoon(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := &Agent{cfg: Config{Hubs: []string{"192.0.2.1:443"}}, streams: newStreams(nil, 1), rests: map[string]time.Time{}}
+		for slot := range a.keepers {
+			a.keepers[slot] = newKeeper(a, uint8(slot))
+		}
+		a.streams.byID[wire.StreamID{1}] = &stream{kind: wire.KindSession}
+		k := a.keepers[slotActive]
+		k.purpose = forTunnel
+		var began []time.Duration
+		start := time.Now()
+		k.networkChanged(nil)
+		for time.Since(start) < 3*time.Second {
+			next := k.plan(time.Now(), func(bool) { began = append(began, time.Since(start)) })
+			time.Sleep(max(time.Until(next), time.Millisecond))
+		}
+		if len(began) < 4 || began[1] != freshAgain || began[2] != freshAgain+urgentEvery {
+			t.Errorf("rounds began after %v", began)
+		}
+	})
+}
+
+// With a signed list in hand a device that had slept while every hub moved away tried nothing else, for ever.
+func TestAddressesItJoinedByAreTriedAfterThoseOfTheList(t *testing.T) {
+	a := &Agent{
+		streams: newStreams(nil, 1), rests: map[string]time.Time{},
+		state: &state{creds: &identity.Credentials{UUID: wire.UUID{1}.String(), Hubs: []string{"old.example:443", "new.example:443"}}},
+		list:  hublist.List{Cluster: testCluster, Revision: 1, Hubs: []hublist.Hub{{UUID: wire.UUID{2}, Tunnel: []string{"new.example:443"}}}},
+	}
+	for slot := range a.keepers {
+		a.keepers[slot] = newKeeper(a, uint8(slot))
+	}
+	if got := a.beginnings(a.ranked()); len(got) != 1 || got[0].addrs[0] != "old.example:443" {
+		t.Errorf("beginnings %v", got)
+	}
+	for _, tt := range []struct {
+		purpose purpose
+		urgent  bool
+		stages  int
+	}{{forTunnel, false, 2}, {forTunnel, true, 1}, {forHome, false, 1}} {
+		r := &round{k: a.keepers[slotActive], purpose: tt.purpose, urgent: tt.urgent}
+		if got, err := r.stages(AnyCarrier, lead{}); err != nil || len(got) != tt.stages {
+			t.Errorf("purpose %d, urgent %v: %d stages, %v", tt.purpose, tt.urgent, len(got), err)
+		}
 	}
 }
 

@@ -38,6 +38,9 @@ const (
 	urgentEvery = time.Second
 	calmEvery   = 5 * time.Second
 	urgentFor   = 5 * time.Minute
+	// freshAgain is when a second round follows the one at a change of the network: the first packets on a path that has just come up are often
+	// lost, and a lost SYN is sent again after a second.
+	freshAgain = 250 * time.Millisecond
 	// moveFirst is the start that another path of the same tunnel has before another tunnel.
 	moveFirst = 250 * time.Millisecond
 	// urgentTimeout bounds one urgent round: four run beside each other, and QUIC's handshake on a link of 600 ms takes half of it.
@@ -112,14 +115,50 @@ const (
 	// answerEvery is the heartbeat an idle agent wants answered: answers cost as much as heartbeats.
 	answerEvery = 10
 
+	// maxStrangers is how many connections to the agent's own port have not authenticated, maxPerSource of one address (IPv6: /64), and
+	// strangersSmall and perSourceSmall are the same where RAM is below noOffloadRAM: each holds some 60 kB. Beyond it the oldest goes that is as old as evictAge.
+	maxStrangers, strangersSmall = 64, 16
+	maxPerSource, perSourceSmall = 16, 8
+	evictAge                     = 3 * time.Second
+	// strangerLines is how many lines a minute strangers get in the log.
+	strangerLines = 20
+	// denialEvery is how often a stranger makes a quiet device speak to its hub, and busyDenialEvery that while it has a control stream anyway.
+	denialEvery, busyDenialEvery = 10 * time.Minute, time.Minute
+	// sniffTimeout is how long whoever connects may be silent before he is taken for a client of SSH that waits to be greeted.
+	sniffTimeout = 200 * time.Millisecond
+	// dialledTimeout bounds the set-up of a tunnel that a hub dialled.
+	dialledTimeout = 20 * time.Second
+	// bindAgain is when a port that could not be had is tried again: its address may not be there yet.
+	bindAgain = 5 * time.Second
+	// maxPolicyAge is how old policy and locks may be for people who come directly.
+	maxPolicyAge = 24 * time.Hour
+	// followEvery is how often it is looked whether the hubs still hold the places of those who came directly.
+	followEvery = 2 * time.Second
+	// leaseEvery is how often a hub is asked how long its lease lasts, on which direct places under an exact cap hang, and leaseTimeout how long that may take:
+	// of the 13 s of a lease a hub renews each 5.
+	leaseEvery, leaseTimeout = 2 * time.Second, time.Second
+	// maxOver is how many places of people who came while no hub could be asked are told of afterwards, and how many recordings that have ended are kept
+	// while no hub knows of them or fetches them, within uploadsBuffer; the oldest go first. A session and its connection are two places, of some 3 kB.
+	maxOver = 256
+	// shortTunnel is how long hubs have to dial an agent that has said where it listens, over a tunnel it made for that; awayTunnel is how long
+	// it waits for them before it makes another, and silentTunnel that when they did not dial the last time.
+	shortTunnel, awayTunnel = 30 * time.Second, time.Minute
+	silentTunnel            = 30 * time.Minute
+
 	// placeTimeout bounds the wait for a place: a person is waiting.
 	placeTimeout = 15 * time.Second
+	// rotationSpread is over what devices spread their renewals where auth names no moment, or one that has passed: 10,000 devices then come at 1000/s.
+	rotationSpread = 10 * time.Second
+	// retryRenewal is the shortest time between two attempts.
+	retryRenewal = 10 * time.Second
 	// renewTimeout bounds one renewal.
 	renewTimeout = 30 * time.Second
 	// ticketLife is how long a back-channel (agent forwarding, -R) waits for the hub to fetch it.
 	ticketLife = 30 * time.Second
 	// maxTickets is how many wait at once; one beyond is refused to whoever connected.
 	maxTickets = 64
+	// controlSlots is how many control streams are served beside sessions: one for each hub that people come by.
+	controlSlots = 8
 	// maxSpent is how many session grants are remembered as spent: more than a device opens in their five minutes.
 	maxSpent = 4096
 	// maxEvidence bounds the hardware evidence sent at a join.
@@ -143,10 +182,22 @@ const (
 	uploadBuffer = 512 << 10
 	// uploadsBuffer is the same for all recordings together, beyond one chunk of each: what a 64 MB machine can spare.
 	uploadsBuffer = 2 << 20
-	// uploadStall is how long it waits before the recording is given up: sessions outlive their recordings where policy says best-effort.
-	uploadStall = time.Minute
-	// uploadLinger is how long a finished recording waits to be fetched.
-	uploadLinger = 10 * time.Minute
+	// maxExtra is how many bytes of small chunks a recording adds to that while it has no room, to say so.
+	maxExtra = 16 << 10
+	// uploadStall is how long it waits before what finds no room is left out, and the recording says so: best-effort sessions go on.
+	uploadStall = 5 * time.Second
+	// askAgain is how soon a hub is asked again to fetch a recording after a stream that ended early; it doubles while nothing of it is stored, up to
+	// askLive while the session goes on, and up to askSlowly then: auth may never take it.
+	askAgain, askLive, askSlowly = 250 * time.Millisecond, 30 * time.Second, 5 * time.Minute
+	// fetchWait is how long a finished recording is kept for a hub to fetch it, whatever others need.
+	fetchWait = 15 * time.Second
+	// uploadLinger is how long a finished recording waits to be fetched once a hub knows of it.
+	uploadLinger = 24 * time.Hour
+	// Of a strict recording: what may have passed and not be on auth's disk, in bytes with a terminal and without (8 MiB at a hub; here it is memory),
+	// and for how long; how long things are then held back before the session ends; and how its chunks are cut, so that several fit.
+	strictTerminal, strictBulk  = 64 << 10, 256 << 10
+	strictAge, strictGrace      = 2 * time.Second, 10 * time.Second
+	strictChunkAge, strictChunk = 250 * time.Millisecond, 16 << 10
 	// closeRecordingTimeout bounds the wait for the last chunk of a recording to find room.
 	closeRecordingTimeout = 10 * time.Second
 	// maxQuoted is how much of a peer's text goes into an error or a log line.
@@ -155,10 +206,13 @@ const (
 	healthyAfter = 10 * time.Second
 	// messageTimeout bounds the wait for one control message while a tunnel is set up.
 	messageTimeout = 10 * time.Second
+	// staleWait is how long strict roles wait for a newer signed time.
+	staleWait = 2 * time.Second
 	// readyTimeout is how long a stream waits for the policy, locks and time that the ACK announced.
 	readyTimeout = 5 * time.Second
-	// beaconTrust is how far above a beacon the system clock may be and still be believed: a hub cut off from auth has old beacons.
-	beaconTrust = time.Hour
+	// beaconTrust is how far above a beacon the system clock may be and still be believed: a hub cut off from auth has old beacons, and one that
+	// lies plays one, to let in a certificate that is over. A clock that is further ahead is broken.
+	beaconTrust = 400 * 24 * time.Hour
 
 	// shutdownGrace is what sessions and tunnels get to end after SIGTERM; what stops a device gives a process 2 s or so.
 	shutdownGrace = 1500 * time.Millisecond

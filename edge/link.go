@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"hawser/auth/ca"
 	"hawser/tunnel"
 	"hawser/tunnel/wire"
 )
@@ -27,9 +28,11 @@ type link struct {
 	since  time.Time // it stands
 	// counter is the registration's: the hubs hold the highest of the slot.
 	counter uint64
+	dialled bool // the hub dialled
 
 	challenge wire.Challenge
-	nonce     [32]byte // that auth was asked to sign the time over
+	trust     *ca.Trust // by which the hub was verified
+	nonce     [32]byte  // that auth was asked to sign the time over
 	ack       wire.Ack
 	early     []wire.Message // came before the ACK
 
@@ -42,19 +45,19 @@ type link struct {
 	keepAlive atomic.Int64  // the kernel's interval on TLS; the heartbeat tells the hub
 	suspect   atomic.Bool   // it does not answer; the keeper is nudged when that changes
 
-	renewal chan wire.Message // the answer to RENEW; room for one
+	renewal chan error // what came of RENEW; room for one
 
 	wg   sync.WaitGroup
 	done chan struct{} // closed when the tunnel ended and its goroutines too
 	err  error         // why; valid after done
 }
 
-func newLink(a *Agent, conn tunnel.Conn, at attempt, of *round) *link {
+func newLink(a *Agent, conn tunnel.Conn, at attempt, of *round, trust *ca.Trust) *link {
 	return &link{
-		a: a, conn: conn, at: at, k: of.k, of: of, slot: of.k.slot, target: at.target,
+		a: a, conn: conn, at: at, k: of.k, of: of, slot: of.k.slot, target: at.target, trust: trust,
 		busy: make(chan struct{}, 1), idle: make(chan struct{}, 1), moved: make(chan struct{}, 1),
 		away: make(chan struct{}), replaced: make(chan struct{}),
-		renewal: make(chan wire.Message, 1), done: make(chan struct{}),
+		renewal: make(chan error, 1), done: make(chan struct{}),
 	}
 }
 
@@ -69,13 +72,13 @@ func (l *link) start(serving context.Context) {
 	a.window = min(max(l.ack.RetryWindow, 0), maxWindow)
 	a.mu.Unlock()
 	a.adoptHubs(l.ack.Hubs)
-	l.adoptTime(l.ack.Time)
 	for _, m := range l.early {
 		if err := l.handle(m); err != nil {
 			tunnel.Warn(a.log, "message before the ACK", "error", err)
 		}
 	}
 	l.early = nil
+	l.adoptTime(l.ack.Time) // after the trust bundle, for the key that signed it may be a new one
 	l.tellHistory()
 	l.goDo("control", l.control)
 	l.goDo("heartbeat", l.heartbeat)
@@ -151,9 +154,10 @@ func (l *link) control(ctx context.Context) error {
 	}
 }
 
-// adoptHubs takes the hub list of an ACK: written when it changed, at most once an hour, for flash is not for lists that flap.
+// adoptHubs takes the hub list of an ACK, which nobody signed, while there is no signed one: written when it changed, at most once an hour, for
+// flash is not for lists that flap.
 func (a *Agent) adoptHubs(hubs []string) {
-	if len(hubs) == 0 {
+	if len(hubs) == 0 || len(a.hubList().Hubs) > 0 {
 		return
 	}
 	for _, h := range hubs {

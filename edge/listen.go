@@ -28,6 +28,10 @@ func (in *incoming) serveListen(ctx context.Context) error {
 	if err != nil {
 		return in.refuse(wire.StreamDenied, err)
 	}
+	may := a.tenure(g, policy.WayHub)
+	if err := may.begin(ctx); err != nil {
+		return in.refuse(wire.StreamDenied, err)
+	}
 	account, err := login.System{}.Lookup(g.Login)
 	if err != nil {
 		return in.refuse(wire.StreamNotFound, err)
@@ -38,10 +42,14 @@ func (in *incoming) serveListen(ctx context.Context) error {
 	}
 	ch := channel.New(st, channel.Options{PeerWindow: in.req.Window})
 	defer ch.Close()
+	ctx, leave := a.live.add(ctx, in.head.ID, in.from.hub, may)
+	defer leave()
 	stop := context.AfterFunc(ctx, func() { ch.Close() })
 	defer stop()
 
 	var ln net.Listener
+	done := func() {}
+	defer func() { done() }()
 	var accepts sync.WaitGroup
 	defer accepts.Wait()
 	defer func() {
@@ -56,7 +64,12 @@ func (in *incoming) serveListen(ctx context.Context) error {
 		}
 		network, address, p, err := parseListen(r)
 		if err == nil {
-			err = a.allow(g, policy.WayHub, listenKind(network))
+			err = may.allow(g, listenKind(network))
+		}
+		ctx := ctx
+		if err == nil {
+			done()
+			ctx, done, err = a.engine.Moderated(ctx, g.User, policy.ModeratorsFor(g.Moderators, listenKind(network)), "a listener on "+address)
 		}
 		if err == nil {
 			ln, err = forward.Listen(ctx, account, network, address)
@@ -73,6 +86,7 @@ func (in *incoming) serveListen(ctx context.Context) error {
 			}
 		}
 		_ = r.Reply(true)
+		context.AfterFunc(ctx, func() { ch.Close() })
 		tunnel.Info(a.log, "listening for a person", "address", ln.Addr(), "user", g.User)
 		accepts.Go(func() {
 			defer a.guard("listener", nil)

@@ -284,6 +284,9 @@ var errProbeBusy = errors.New("a session was opened, or the network changed")
 // learnNAT learns the network while this tunnel stands and nobody works on the device. The tunnel itself is never put at risk: UDP is learned on a
 // socket of its own, TCP by what an idle connection survived.
 func (l *link) learnNAT(ctx context.Context) error {
+	if l.dialled { // no NAT has anything to keep for us
+		return nil
+	}
 	if l.at.carrier == tunnel.CarrierTLS {
 		if l.a.cfg.Metered { // which has said how long
 			l.probesEvery(meteredKeepAlive)

@@ -18,13 +18,22 @@ type places struct {
 }
 
 // askPlace asks the entry hub for a place and waits for the reply, a loss of the tunnel meanwhile included.
-func (h *host) askPlace(ctx context.Context, r wire.PlaceRequest) (*wire.PlaceReply, error) {
+func (h *host) askPlace(ctx context.Context, r wire.PlaceRequest) (*wire.PlaceReply, *controlStream, error) {
 	ctx, cancel := context.WithTimeout(ctx, placeTimeout)
 	defer cancel()
-	c, err := h.a.controls.wait(ctx, h.st.from)
+	c, err := h.a.controls.wait(ctx, h.entry())
 	if err != nil {
-		return nil, fmt.Errorf("ask for a place: %w", err)
+		return nil, nil, fmt.Errorf("ask for a place: %w", err)
 	}
+	m, err := c.ask(ctx, r)
+	if err != nil {
+		return nil, nil, fmt.Errorf("ask for a place: %w", err)
+	}
+	return m, c, nil
+}
+
+// ask sends a request and waits for its reply.
+func (c *controlStream) ask(ctx context.Context, r wire.PlaceRequest) (*wire.PlaceReply, error) {
 	id, reply, err := c.places.begin()
 	if err != nil {
 		return nil, err
@@ -32,16 +41,16 @@ func (h *host) askPlace(ctx context.Context, r wire.PlaceRequest) (*wire.PlaceRe
 	defer c.places.forget(id)
 	r.ID = id
 	if err := c.send(r); err != nil {
-		return nil, fmt.Errorf("ask for a place: %w", err)
+		return nil, err
 	}
 	select {
 	case m, ok := <-reply:
 		if !ok {
-			return nil, errors.New("ask for a place: the hub was lost")
+			return nil, errors.New("the hub was lost")
 		}
 		return m, nil
 	case <-ctx.Done():
-		return nil, fmt.Errorf("ask for a place: %w", context.Cause(ctx))
+		return nil, context.Cause(ctx)
 	}
 }
 

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"bufio"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -11,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -20,13 +22,18 @@ import (
 )
 
 // What a running agent remembers is in its memory alone. It tells it on a socket in the abstract namespace (unix(7)), which is on no flash and ends with the
-// process, to root and its own user: for `hawser-edge doctor`.
+// process, to root and its own user, for `hawser-edge doctor`; and to the login of a session what there is to know of that session, for `hawser-edge status`.
+// Who asks sends one line, and the answer is lines of a name, a tab and a text.
 
 const (
 	// maxRecall bounds what is told.
 	maxRecall = 16 << 10
 	// recallTimeout bounds one telling: who asks and does not read holds up only itself.
 	recallTimeout = 2 * time.Second
+	// maxAsking are answered at once; beyond, one is told nothing.
+	maxAsking = 8
+	// maxAsk bounds what is asked, in bytes.
+	maxAsk = 1 << 10
 )
 
 // recallName is the socket of the agent on this state directory.
@@ -48,7 +55,10 @@ func (a *Agent) serveRecall() (stop func()) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		var asking sync.WaitGroup
+		defer asking.Wait()
 		defer a.guard("recall", nil)
+		slots := make(chan struct{}, maxAsking)
 		for {
 			c, err := ln.AcceptUnix()
 			if errors.Is(err, net.ErrClosed) {
@@ -58,29 +68,60 @@ func (a *Agent) serveRecall() (stop func()) {
 				_ = sleep(context.Background(), time.Second) // out of descriptors
 				continue
 			}
-			if trustedPeer(c) {
-				_ = c.SetDeadline(time.Now().Add(recallTimeout))
-				_, _ = io.WriteString(c, a.recall(time.Now()))
+			uid, ok := peerUID(c)
+			if !ok || !trusted(uid) && (a.engine == nil || !a.engine.Hosts(uid)) {
+				c.Close() // a stranger takes nobody's turn
+				continue
 			}
-			c.Close()
+			select {
+			case slots <- struct{}{}:
+			default:
+				c.Close()
+				continue
+			}
+			asking.Go(func() {
+				defer func() { <-slots }()
+				defer c.Close()
+				defer a.guard("recall", nil)
+				_ = c.SetDeadline(time.Now().Add(recallTimeout))
+				line, err := bufio.NewReaderSize(io.LimitReader(c, maxAsk), maxAsk).ReadString('\n')
+				if err == nil {
+					_, _ = io.WriteString(c, a.answer(strings.TrimSuffix(line, "\n"), uid))
+				}
+			})
 		}
 	}()
 	return func() { ln.Close(); <-done }
 }
 
-// trustedPeer reports whether root or our own user is at the other end.
-func trustedPeer(c *net.UnixConn) bool {
+// answer is what is told to somebody of that uid.
+func (a *Agent) answer(line string, uid uint32) string {
+	switch {
+	case line != askRecall:
+		return a.inside(line, uid)
+	case trusted(uid):
+		return a.recall(time.Now())
+	}
+	return ""
+}
+
+// peerUID is whose process is at the other end.
+func peerUID(c *net.UnixConn) (uid uint32, ok bool) {
 	raw, err := c.SyscallConn()
 	if err != nil {
-		return false
+		return 0, false
 	}
-	ok := false
 	_ = raw.Control(func(fd uintptr) {
 		cred, err := syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED)
-		ok = err == nil && (cred.Uid == 0 || int(cred.Uid) == os.Getuid())
+		if err == nil {
+			uid, ok = cred.Uid, true
+		}
 	})
-	return ok
+	return uid, ok
 }
+
+// trusted reports whether it is root or our own user.
+func trusted(uid uint32) bool { return uid == 0 || int(uid) == os.Getuid() }
 
 // recall is what is remembered, a line a thing: its name, a tab, and the text.
 func (a *Agent) recall(now time.Time) string {
@@ -96,6 +137,9 @@ func (a *Agent) recall(now time.Time) string {
 	}
 	if network := netwatch.Network(); network != "" {
 		fmt.Fprintf(&b, "nat\t%s: UDP every %s, TCP every %s\n", network, a.nat.interval(network, tunnel.CarrierQUIC), a.nat.interval(network, tunnel.CarrierTLS))
+	}
+	if alarm := a.logHeads.alarm(); alarm != "" {
+		b.WriteString("audit log\t" + alarm + "\n")
 	}
 	for _, e := range a.history.list(now) {
 		fmt.Fprintf(&b, "event\t%s ago %s", e.Ago.Round(time.Second), e.Kind)
@@ -114,20 +158,28 @@ func (a *Agent) recall(now time.Time) string {
 }
 
 // diagnoseAgent asks the agent that runs on the state directory, if one does.
-func diagnoseAgent(path string, tell func(Check)) {
-	c, err := net.DialUnix("unix", nil, recallName(path))
+func diagnoseAgent(path string, tell func(Check)) { ask(recallName(path), askRecall, tell) }
+
+// askRecall is the line that asks for what is remembered.
+const askRecall = "recall"
+
+// ask asks a running agent, and reports whether it was one that may be believed.
+func ask(agent *net.UnixAddr, line string, tell func(Check)) bool {
+	c, err := net.DialUnix("unix", nil, agent)
 	if err != nil {
-		return
+		return false
 	}
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(recallTimeout))
-	if !trustedPeer(c) {
-		return // anybody can take a name
+	if uid, ok := peerUID(c); !ok || !trusted(uid) {
+		return false // anybody can take a name
 	}
+	_, _ = io.WriteString(c, line+"\n")
 	b, _ := io.ReadAll(io.LimitReader(c, maxRecall))
 	for line := range strings.Lines(string(b)) {
 		if name, text, ok := strings.Cut(strings.TrimSuffix(line, "\n"), "\t"); ok {
 			tell(Check{Name: name, Text: text})
 		}
 	}
+	return true
 }

@@ -1,7 +1,9 @@
 package edge
 
 import (
+	"cmp"
 	"context"
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"io"
@@ -13,6 +15,8 @@ import (
 	"hawser/edge/login"
 	"hawser/edge/relay"
 	"hawser/edge/session"
+	"hawser/recorder"
+	"hawser/recorder/share"
 	"hawser/tunnel"
 	"hawser/tunnel/channel"
 	"hawser/tunnel/channel/payload"
@@ -21,8 +25,8 @@ import (
 )
 
 // newEngine is the session engine, one for both ways in.
-func (a *Agent) newEngine(device string) *session.Engine {
-	return session.New(session.Config{Device: device, System: login.System{}, Logger: a.log})
+func (a *Agent) newEngine() *session.Engine {
+	return session.New(session.Config{Device: func() string { return a.state.get().Name }, Agent: recallName(a.cfg.State).Name, System: login.System{}, Logger: a.log})
 }
 
 // incoming is an attachment, and what became of it.
@@ -59,12 +63,16 @@ func (in *incoming) accept(life time.Duration) (*stream, error) {
 // serve checks that the stream may be opened and serves it to its end. A stream holds a slot for as long as it could be resumed.
 func (in *incoming) serve(ctx, serving context.Context) error {
 	a := in.l.a
+	slots := a.slots
+	if in.head.Kind == wire.KindControl {
+		slots = a.reserved
+	}
 	select {
-	case a.slots <- struct{}{}:
+	case slots <- struct{}{}:
 	default:
 		return in.refuse(wire.StreamResourceShortage, errBusy)
 	}
-	defer func() { <-a.slots }()
+	defer func() { <-slots }()
 	var err error
 	if in.head.Kind != wire.KindControl { // which says nothing more
 		if in.req, err = wire.DecodeOpenRequest(in.head.Open); err != nil {
@@ -111,6 +119,10 @@ func (in *incoming) serveSession(ctx context.Context) error {
 	if err != nil {
 		return in.refuse(wire.StreamDenied, err)
 	}
+	may := a.tenure(g, policy.WayHub)
+	if err := may.begin(ctx); err != nil {
+		return in.refuse(wire.StreamDenied, err)
+	}
 	if err := a.checkLogin(g.Login); err != nil {
 		return in.refuse(wire.StreamNotFound, err)
 	}
@@ -118,27 +130,56 @@ func (in *incoming) serveSession(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	ctx, leave := a.live.add(ctx, g.SessionID, in.from.hub)
+	ctx, leave := a.live.add(ctx, g.SessionID, in.from.hub, may)
 	defer leave()
 	tty := new(session.TTY)
-	ch := channel.New(st, channel.Options{PeerWindow: in.req.Window, Tag: tty.Tag})
+	o := channel.Options{PeerWindow: in.req.Window, Tag: tty.Tag}
+	witness := a.witness(g)
+	if witness != nil {
+		o.Witness = witness
+	}
+	ch := channel.New(st, o)
 	defer ch.Close()
+	tty.Part = ch.Acknowledge
 	a.serveChannel(ctx, ch, g, session.Params{
-		Allow:  func(kind string) error { return a.allow(g, policy.WayHub, kind) },
+		Allow:  func(kind string) error { return may.allow(g, kind) },
 		Client: in.req.ClientAddr,
 		Server: in.req.ServerAddr,
-		OpenBack: func(ctx context.Context, kind string) (io.ReadWriteCloser, error) {
-			return a.tickets.open(ctx, ch, in.head.ID, payload.Accept{Kind: kind})
+		OpenBack: func(ctx context.Context, p payload.Accept) (io.ReadWriteCloser, error) {
+			return a.tickets.open(ctx, ch, in.head.ID, p)
 		},
-		TTY: tty,
+		TTY:     tty,
+		There:   func() bool { return a.streams.carried(st) },
+		Witness: witness,
+		Via:     "by " + in.hubName,
+		Guests:  share.NewTold(ch, witness != nil, g.RecordStdin),
+		// The hub records, and learns of each input whether it may keep it.
+		Redact: g.RecordStdin == policy.StdinRedacted,
 	})
 	return nil
+}
+
+// witness is who says what passed in a session that the hub records; nil: it does not.
+func (a *Agent) witness(g *grant.Grant) *session.Witness {
+	if g.Record == "" || g.Record == policy.RecordOff {
+		return nil
+	}
+	key := a.state.get().Key
+	return session.NewWitness(recorder.Testimony{
+		Session: g.SessionID, User: g.User, Login: g.Login, Rule: cmp.Or(g.RecordStdin, policy.StdinOff),
+		ForceCommand: g.ForceCommand,
+	}, func(m []byte) []byte { return ed25519.Sign(key, m) })
 }
 
 // serveChannel gives a channel to the engine with what a grant says of it, and logs what became of it.
 func (a *Agent) serveChannel(ctx context.Context, ch channel.Channel, g *grant.Grant, p session.Params) session.Result {
 	id := fmt.Sprintf("%x", g.SessionID)
-	p.SessionID, p.User, p.Login, p.ForceCommand = id, g.User, g.Login, g.ForceCommand
+	p.SessionID, p.User, p.Login, p.ForceCommand, p.Recorded = id, g.User, g.Login, g.ForceCommand, g.Record
+	p.Moderators, p.Presence = g.Moderators, g.PresenceCheck
+	if g.JoinMode != "" {
+		mode, _ := share.ParseMode(g.JoinMode) // what this agent does not know sees, and no more
+		p.Join = &session.Join{Session: fmt.Sprintf("%x", g.Join), Mode: max(mode, share.Observer), Way: p.Via, Roles: g.Roles}
+	}
 	tunnel.Info(a.log, "session begins", "session", id, "user", g.User, "login", g.Login, "client", g.ClientAddr)
 	r := a.engine.Serve(ctx, ch, p)
 	if r.Err != nil {
@@ -162,17 +203,31 @@ func (in *incoming) serveForward(ctx context.Context) error {
 	if err != nil {
 		return in.refuse(wire.StreamDenied, err)
 	}
-	if err := a.allow(g, policy.WayHub, forwardKind(in.req.Network)); err != nil {
+	may := a.tenure(g, policy.WayHub)
+	if err := may.begin(ctx); err != nil {
 		return in.refuse(wire.StreamDenied, err)
 	}
-	account, err := login.System{}.Lookup(g.Login)
-	if err != nil {
-		return in.refuse(wire.StreamNotFound, err)
+	var account login.Account
+	var access forward.Access
+	if behind(g) {
+		access, err = wayBehind(g, in.req)
+	} else {
+		if err := may.allow(g, forwardKind(in.req.Network)); err != nil {
+			return in.refuse(wire.StreamDenied, err)
+		}
+		if account, err = (login.System{}).Lookup(g.Login); err != nil {
+			return in.refuse(wire.StreamNotFound, err)
+		}
+		access, err = a.access(g, policy.WayHub)
 	}
-	access, err := a.access(g, policy.WayHub)
 	if err != nil {
 		return in.refuse(wire.StreamDenied, err)
 	}
+	ctx, done, err := a.engine.Moderated(ctx, g.User, policy.ModeratorsFor(g.Moderators, forwardKind(in.req.Network)), "a forward to "+in.req.Target)
+	if err != nil {
+		return in.refuse(wire.StreamDenied, err)
+	}
+	defer done()
 	nc, err := forward.Dial(ctx, account, access, in.req.Network, in.req.Target)
 	if err != nil {
 		code := wire.StreamConnectFailed
@@ -186,6 +241,8 @@ func (in *incoming) serveForward(ctx context.Context) error {
 		nc.Close()
 		return err
 	}
+	ctx, leave := a.live.add(ctx, in.head.ID, in.from.hub, may)
+	defer leave()
 	stop := context.AfterFunc(ctx, func() { st.Reset(wire.StreamCancelled); nc.Close() })
 	defer stop()
 	relay.Both(st, nc)

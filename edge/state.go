@@ -23,6 +23,9 @@ import (
 // floorFile holds the stored floor of the clock: Unix seconds, 8 bytes.
 const floorFile = "floor"
 
+// tokenFile holds the join token of an order to split, until it has done its work.
+const tokenFile = "token"
+
 // ErrNoIdentity says that the state directory holds no identity and no token was given.
 var ErrNoIdentity = errors.New("this device has not joined a cluster")
 
@@ -36,6 +39,9 @@ type state struct {
 	creds  *identity.Credentials
 	trust  *ca.Trust // nil before the join
 	saved  time.Time // when the hub list was last written
+
+	storing sync.Mutex // held while a list is written, so that of two the newer is the last
+	stored  [2]uint64  // revisions of the lists written in this run: locks, hubs
 }
 
 // openState opens and locks the directory, reads the identity, and makes the key when there is none. On a file system that
@@ -91,8 +97,8 @@ func (s *state) load() error {
 	return nil
 }
 
-// saveLocked stores an identity. Where that cannot be, memory has to do if it has to already, or if there is nothing to lose: a device that has joined and
-// renews keeps what is stored, for an identity older than auth's record of it looks like a clone's.
+// saveLocked stores an identity. Where that cannot be, memory has to do if it has to already, or if there is nothing to lose: a device
+// that has joined and renews keeps what is stored, for an identity older than auth's record of it looks like a clone's.
 func (s *state) saveLocked(c *identity.Credentials, first bool) error {
 	if s.dir == nil {
 		return nil
@@ -126,16 +132,29 @@ func (s *state) write(name string, b []byte) error {
 	return s.dir.Write(name, b)
 }
 
+// Lists that have revisions, of state.stored.
+const (
+	storedLocks = iota
+	storedHubs
+)
+
+// writeList is write for a list that each of two tunnels brings: where an older one comes second it is not what a restart finds.
+func (s *state) writeList(which int, revision uint64, name string, b []byte) error {
+	s.storing.Lock()
+	defer s.storing.Unlock()
+	if revision <= s.stored[which] {
+		return nil
+	}
+	err := s.write(name, b)
+	if err == nil {
+		s.stored[which] = revision
+	}
+	return err
+}
+
 // storedTrust opens the bundle we stored, which was verified before it was stored: it is checked against itself, which finds damage.
 func storedTrust(c *identity.Credentials) (*ca.Trust, error) {
-	if len(c.Chain) == 0 {
-		return nil, errors.New("no certificate")
-	}
-	pin, err := ca.Pin(c.Chain[len(c.Chain)-1])
-	if err != nil {
-		return nil, err
-	}
-	trust, err := ca.OpenTrust(c.Trust, pin)
+	trust, err := ca.OpenStoredTrust(c.Trust)
 	if err != nil {
 		return nil, err
 	}
@@ -165,11 +184,19 @@ func (s *state) anchors() *ca.Trust {
 
 func (s *state) joined() bool { return s.get().UUID != "" }
 
-// replace stores what change makes of a copy of the identity, and only then acts on it.
-func (s *state) replace(trust *ca.Trust, change func(*identity.Credentials)) error {
+// replace stores what change makes of a copy of the identity, and only then acts on it. With its blob, trust takes the place of an older
+// one alone: the other tunnel may have brought a newer in this moment.
+func (s *state) replace(trust *ca.Trust, blob []byte, change func(*identity.Credentials)) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	next := *s.creds
+	if blob != nil {
+		if trust.Revision > s.trust.Revision {
+			next.Trust = blob
+		} else {
+			trust = nil
+		}
+	}
 	change(&next)
 	if err := s.saveLocked(&next, s.creds.UUID == ""); err != nil {
 		return fmt.Errorf("store identity: %w", err)
@@ -179,6 +206,24 @@ func (s *state) replace(trust *ca.Trust, change func(*identity.Credentials)) err
 		s.trust = trust
 	}
 	return nil
+}
+
+// split gives up the identity, which is another machine's, for a new key that is to join by the token.
+func (s *state) split(token string) error {
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.dir == nil || s.memory != nil {
+		return errors.New("nothing can be stored")
+	}
+	// The token first: without it nobody would know what the new key is for.
+	if err := s.write(tokenFile, []byte(token)); err != nil {
+		return err
+	}
+	return s.saveLocked(&identity.Credentials{Key: key}, false)
 }
 
 // floor is the stored floor of the clock; the zero time when there is none.
@@ -219,41 +264,41 @@ func hostSigner(c *identity.Credentials) (ssh.Signer, error) {
 	return ssh.NewCertSigner(cert, signer)
 }
 
-// checkIssued holds what auth issued against what it must be: for our key, for this device, under the trust that came with it. The clock may
-// still be wrong, so times are not checked.
-func checkIssued(key ed25519.PrivateKey, uuid, cluster string, chain [][]byte, sshCert []byte, trust *ca.Trust) error {
+// checkIssued holds what auth issued against what it must be: for our key, for this device, under the trust that came with it. The clock
+// may still be wrong, so times are not checked. It returns the device's name.
+func checkIssued(key ed25519.PrivateKey, uuid, cluster string, chain [][]byte, sshCert []byte, trust *ca.Trust) (string, error) {
 	certs, err := parseChain(chain)
 	if err != nil {
-		return err
+		return "", err
 	}
 	leaf := certs[0]
 	pub, ok := leaf.PublicKey.(ed25519.PublicKey)
 	if !ok || !pub.Equal(key.Public()) {
-		return errors.New("the certificate is for another key")
+		return "", errors.New("the certificate is for another key")
 	}
 	id, err := ca.VerifyPeer(certs, trust, within(leaf, leaf.NotBefore.Add(time.Second)))
 	if err != nil {
-		return err
+		return "", err
 	}
 	if err := id.Require(ca.RoleDevice); err != nil {
-		return err
+		return "", err
 	}
 	if id.UUID != uuid || id.Cluster != cluster {
-		return fmt.Errorf("the certificate names device \"%s\" of \"%s\"", wire.Quote(id.UUID, 80), wire.Quote(id.Cluster, 80))
+		return "", fmt.Errorf("the certificate names device \"%s\" of \"%s\"", wire.Quote(id.UUID, 80), wire.Quote(id.Cluster, 80))
 	}
 	host, err := hostSigner(&identity.Credentials{Key: key, SSHCert: sshCert})
 	if err != nil {
-		return err
+		return "", err
 	}
 	cert := host.PublicKey().(*ssh.Certificate)
 	plain, err := ssh.NewPublicKey(key.Public())
 	if err != nil {
-		return err
+		return "", err
 	}
 	if !bytes.Equal(cert.Key.Marshal(), plain.Marshal()) {
-		return errors.New("the host certificate is for another key")
+		return "", errors.New("the host certificate is for another key")
 	}
-	return nil
+	return id.Name, wire.CheckDeviceName(id.Name)
 }
 
 func parseChain(chain [][]byte) ([]*x509.Certificate, error) {

@@ -51,7 +51,7 @@ func TestAReadOnlyFlashIsServedFromMemory(t *testing.T) {
 			t.Error("no key")
 		}
 		// A join is kept, and what is beside the identity costs nothing.
-		if err := st.replace(nil, func(c *identity.Credentials) { c.UUID, c.Name = "u", "n" }); err != nil || !st.joined() {
+		if err := st.replace(nil, nil, func(c *identity.Credentials) { c.UUID, c.Name = "u", "n" }); err != nil || !st.joined() {
 			t.Errorf("%s: join: %v", path, err)
 		}
 		_ = st.write(addressFile, []byte("x"))
@@ -110,7 +110,24 @@ func TestARenewalThatCannotBeStoredIsRefused(t *testing.T) {
 	}
 	defer st.close()
 	st.creds.UUID = "u"
-	if err := st.replace(nil, func(c *identity.Credentials) { c.Name = strings.Repeat("x", 2<<20) }); err == nil || st.get().Name != "" {
+	if err := st.replace(nil, nil, func(c *identity.Credentials) { c.Name = strings.Repeat("x", 2<<20) }); err == nil || st.get().Name != "" {
 		t.Errorf("kept although it was not stored: %v", err)
+	}
+}
+
+// Both tunnels brought a list, and the one with the older was slower to write it: that was in force after a restart.
+func TestAnOlderListIsNotWrittenOverANewer(t *testing.T) {
+	s, err := openState(filepath.Join(t.TempDir(), "state"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer s.close()
+	for _, revision := range []uint64{2, 3, 1} {
+		if err := s.writeList(storedLocks, revision, locksFile, []byte{byte(revision)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if b, err := s.read(locksFile); err != nil || b[0] != 3 {
+		t.Errorf("revision %v is stored (%v), want 3", b, err)
 	}
 }

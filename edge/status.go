@@ -1,10 +1,13 @@
 package edge
 
 import (
+	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"os"
 	"time"
+
+	"golang.org/x/crypto/ssh"
 
 	"hawser/tunnel/identity"
 )
@@ -18,7 +21,8 @@ type Status struct {
 	NotBefore, NotAfter time.Time
 	Generation          uint64
 	Hubs                []string
-	Running             bool // an agent holds the directory's lock
+	Running             bool   // an agent holds the directory's lock
+	Key                 string // its fingerprint
 }
 
 // ReadStatus reads a state directory without changing it. Without an identity the error wraps ErrNoIdentity.
@@ -44,12 +48,37 @@ func ReadStatus(path string) (Status, error) {
 	}
 	s.Running = errors.Is(dir.Lock(), identity.ErrLocked)
 	s.Name, s.UUID, s.Cluster, s.Generation, s.Hubs = creds.Name, creds.UUID, creds.Cluster, creds.Counter, creds.Hubs
+	s.Key = fingerprint(creds.Key)
 	if s.UUID != "" {
 		if s.NotBefore, s.NotAfter, err = validity(creds); err != nil {
 			return s, fmt.Errorf("read identity: %w", err)
 		}
 	}
 	return s, nil
+}
+
+// Fingerprint is that of the device's key, which is made if there is none.
+func Fingerprint(path string) (string, error) {
+	s, err := openState(path)
+	if err == nil {
+		defer s.close()
+		err = s.inMemory()
+	}
+	if err != nil {
+		if s, serr := ReadStatus(path); serr == nil { // an agent runs
+			return s.Key, nil
+		}
+		return "", err
+	}
+	return fingerprint(s.get().Key), nil
+}
+
+func fingerprint(key ed25519.PrivateKey) string {
+	pub, err := ssh.NewPublicKey(key.Public())
+	if err != nil {
+		return ""
+	}
+	return ssh.FingerprintSHA256(pub)
 }
 
 // Leave forgets the identity and the key. It refuses while an agent runs on the directory.
@@ -68,7 +97,7 @@ func Leave(path string) error {
 	if err := dir.Remove(identityFile); err != nil && !errors.Is(err, identity.ErrNotExist) {
 		return fmt.Errorf("forget the identity: %w", err)
 	}
-	for _, name := range []string{floorFile, hubListFile, addressFile} {
+	for _, name := range []string{floorFile, hubListFile, addressFile, tokenFile, logHeadFile} {
 		if err := dir.Remove(name); err != nil && !errors.Is(err, identity.ErrNotExist) {
 			return fmt.Errorf("forget the cluster: %w", err)
 		}

@@ -41,7 +41,7 @@ const (
 var (
 	errHubRestarted = errors.New("the hub that this session came by has restarted")
 	errHubGone      = errors.New("the hub that this session came by is gone")
-	errBanned       = errors.New("the device was removed from the cluster")
+	errBanned       = errors.New("the device was removed from the cluster, or locked")
 	errNoStream     = errors.New("no such stream here, or no longer")
 	errForeign      = errors.New("the stream was opened by another hub, another run of it, or as another kind")
 	errIdleControl  = errors.New("nobody has come by its hub for a while")
@@ -272,7 +272,7 @@ func (in *incoming) handshake(ctx context.Context) (wire.UUID, error) {
 		// Any, with no list of CAs: VerifyConnection decides, cross-certificates included.
 		ClientAuth: tls.RequireAnyClientCert,
 		VerifyConnection: func(cs tls.ConnectionState) error {
-			id, err := a.hubIdentity(cs, a.state.anchors())
+			id, err := a.hubIdentity(cs, a.state.anchors(), 0)
 			if err != nil {
 				return err
 			}

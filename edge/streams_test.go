@@ -24,6 +24,7 @@ import (
 
 	"hawser/auth/ca"
 	"hawser/auth/grant"
+	"hawser/auth/seal"
 	"hawser/tunnel"
 	"hawser/tunnel/channel"
 	"hawser/tunnel/channel/payload"
@@ -796,12 +797,20 @@ func TestAnEndToEndConnectionOutlivesTheTunnelAndItsPlacesComeOverTheControlStre
 func granted(c *testConn, r *wire.PlaceRequest) wire.PlaceReply {
 	kind := map[wire.PlaceKind]grant.Kind{wire.PlaceConnection: grant.Connection, wire.PlaceSession: grant.Session, wire.PlaceForwards: grant.Forwards}[r.Kind]
 	return wire.PlaceReply{Grant: c.grant(kind, func(g *grant.Grant) {
-		g.ConnectionID, g.SessionID, g.Login = r.ConnectionID, r.SessionID, r.Login
+		g.ConnectionID, g.SessionID, g.Login, g.SealKey = r.ConnectionID, r.SessionID, r.Login, authSeal
 		if r.Kind != wire.PlaceSession { // as auth does
 			g.SessionID = wire.NewUUID()
 		}
 	})}
 }
+
+var authSecret = [32]byte{1}
+
+// authSeal is the key that auth's grants have recordings past the hub sealed for.
+var authSeal = func() [32]byte {
+	key, _ := seal.Key(authSecret)
+	return [32]byte(key.PublicKey().Bytes())
+}()
 
 func TestOneStreamBeyondTheSlotsIsRefusedAndResumptionsNeedNone(t *testing.T) {
 	h := newTestHub(t)
@@ -815,6 +824,9 @@ func TestOneStreamBeyondTheSlotsIsRefusedAndResumptionsNeedNone(t *testing.T) {
 	}
 	if code, err := attached(t, c.open(wire.KindSession, wire.OpenRequest{Grant: c.grant(grant.Session, nil)}, nil)); code != wire.StreamResourceShortage {
 		t.Errorf("one beyond: %v", err)
+	}
+	if code, err := attached(t, c.open(wire.KindControl, wire.OpenRequest{}, nil)); err != nil {
+		t.Errorf("what ends sessions does not get in where they fill the slots: %v, %v", code, err)
 	}
 	c = c.cut()
 	if err := c.resume(s); err != nil {

@@ -26,7 +26,9 @@ const usage = `hawser-edge keeps this device reachable through its cluster.
   hawser-edge run    --state DIR [--token TOKEN] [--name NAME] [--label k=v]... [--hub ADDR]...
                      joins first if DIR holds no identity, then serves until it is told to stop
   hawser-edge join   --state DIR --token TOKEN [--name NAME] [--label k=v]...    only joins
-  hawser-edge status [--state DIR]    says who this device is; inside a session, which session that is
+  hawser-edge key    --state DIR      makes the device's key, if there is none, and prints its fingerprint, for hawser device import
+  hawser-edge status [--state DIR]    says who this device is; inside a session, which session that is, who is in it, whether it is recorded, how others join
+              [--out USER | --say TEXT]    inside a session: puts out a guest, shows a line to all who are in it
   hawser-edge leave  --state DIR      forgets the identity and the key
   hawser-edge doctor [--state DIR] [--hub ADDR]... [--proxy URL]    checks what an agent needs, and asks the running one
   hawser-edge version
@@ -35,11 +37,13 @@ const usage = `hawser-edge keeps this device reachable through its cluster.
   --carrier any|quic|tls     what is dialled; any: QUIC, and TLS where UDP is blocked
   --standby on|off           a second tunnel at another hub, where there is one; on unless told
   --metered                  bytes are paid for: one tunnel, idle on TCP, on QUIC while somebody works
+  --listen ADDR              serve people on a port of this device's own, too: IP:PORT, or :PORT for all its addresses; none unless told
+  --tunnel on|off            off: no tunnel from here; hubs dial --listen, and this device only tells them where; on unless told
   --reprobe 5m               when QUIC is tried again while UDP seems blocked, and then ever more rarely
   --proxy http://[USER:PASSWORD@]HOST[:PORT]    the HTTP proxy that TCP goes through; "env": that of HTTPS_PROXY. None unless told
 
 Every flag may also come from the environment: HAWSER_STATE, HAWSER_TOKEN, HAWSER_NAME, HAWSER_LABEL, HAWSER_HUB,
-HAWSER_CARRIER, HAWSER_STANDBY, HAWSER_METERED, HAWSER_REPROBE, HAWSER_PROXY, HAWSER_LOG_LEVEL (lists separated by commas). A flag wins.
+HAWSER_CARRIER, HAWSER_LISTEN, HAWSER_TUNNEL, HAWSER_STANDBY, HAWSER_METERED, HAWSER_REPROBE, HAWSER_PROXY, HAWSER_LOG_LEVEL (lists separated by commas). A flag wins.
 `
 
 // DefaultState is where the identity lives unless told otherwise; packages keep it across upgrades.
@@ -61,8 +65,9 @@ var errUsage = errors.New("usage")
 // options are the flags of all commands.
 type options struct {
 	state, token, name, carrier, logLevel, proxy string
-	standby, metered, reprobe                    string
+	standby, metered, reprobe, listen, tunnel    string
 	labels, hubs                                 []string
+	out, say                                     string
 }
 
 // Main runs one command and returns the exit code of the process.
@@ -99,6 +104,8 @@ func run(args []string, stdout, stderr io.Writer) error {
 		do = status
 	case "leave":
 		do = leave
+	case "key":
+		do = key
 	case "doctor":
 		do = doctor
 	case "version", "--version":
@@ -137,6 +144,11 @@ func parse(command string, args []string) (*options, error) {
 		fs.text(&o.standby, "standby", env("STANDBY", "on"))
 		fs.text(&o.metered, "metered", os.Getenv("HAWSER_METERED"))
 		fs.text(&o.reprobe, "reprobe", os.Getenv("HAWSER_REPROBE"))
+		fs.text(&o.listen, "listen", os.Getenv("HAWSER_LISTEN"))
+		fs.text(&o.tunnel, "tunnel", env("TUNNEL", "on"))
+	case "status":
+		fs.text(&o.out, "out", "")
+		fs.text(&o.say, "say", "")
 	case "doctor":
 		fs.list(&o.hubs, "hub", list("HUB"))
 	}
@@ -198,6 +210,11 @@ func (o *options) config(stderr io.Writer) (edge.Config, error) {
 		return c, err
 	}
 	c.NoStandby = !standby
+	tunnelled, err := onOff("tunnel", o.tunnel)
+	if err != nil {
+		return c, err
+	}
+	c.Listen, c.TunnelOff = o.listen, !tunnelled
 	if o.reprobe != "" {
 		if c.Reprobe, err = time.ParseDuration(o.reprobe); err != nil || c.Reprobe < time.Second {
 			return c, fmt.Errorf("%w: --reprobe \"%s\" is no duration of a second or more, such as 5m", errUsage, wire.Quote(o.reprobe, 80))
@@ -254,13 +271,18 @@ func runAgent(o *options, _, stderr io.Writer) error {
 		return err
 	}
 	edge.TuneMemory()
-	a, err := edge.New(cfg)
-	if err != nil {
-		return err
-	}
 	ctx, stop := untilSignal()
 	defer stop()
-	return a.Run(ctx)
+	for {
+		a, err := edge.New(cfg)
+		if err != nil {
+			return err
+		}
+		if err = a.Run(ctx); !errors.Is(err, edge.ErrSplit) {
+			return err
+		}
+		tunnel.Warn(cfg.Logger, err.Error())
+	}
 }
 
 func join(o *options, stdout, stderr io.Writer) error {

@@ -80,9 +80,20 @@ func TestInsideASessionStatusNamesIt(t *testing.T) {
 	t.Setenv("HAWSER_SESSION", "00ff")
 	t.Setenv("HAWSER_USER", "alice")
 	t.Setenv("HAWSER_DEVICE", "gw-1")
+	t.Setenv("HAWSER_AGENT", "")
 	code, stdout, stderr := call("status", "--state", "/nonexistent")
-	if code != exitOK || stdout != "session: 00ff\nuser: alice\ndevice: gw-1\n" {
+	if code != exitOK || stdout != "session: 00ff\nuser: alice\ndevice: gw-1\nto join it: the agent of this session does not answer\n" {
 		t.Errorf("exit %d, %q, %q", code, stdout, stderr)
+	}
+	if code, _, stderr := call("status", "--state", "/nonexistent", "--out", "bob"); code != exitFailed || !strings.Contains(stderr, "does not answer") {
+		t.Errorf("a guest put out by nobody: exit %d, %q", code, stderr)
+	}
+	if code, _, _ := call("status", "--out", "bob", "--say", "bye"); code != exitUsage {
+		t.Errorf("both at once: exit %d", code)
+	}
+	t.Setenv("HAWSER_SESSION", "")
+	if code, _, stderr := call("status", "--say", "bye"); code != exitUsage || !strings.Contains(stderr, "inside a session") {
+		t.Errorf("outside a session: exit %d, %q", code, stderr)
 	}
 }
 

@@ -4,11 +4,13 @@ import (
 	"bytes"
 	"context"
 	"crypto/ed25519"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
 	"net/netip"
 	"os/user"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -17,9 +19,11 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"hawser/auth/ca"
+	"hawser/auth/forwarded"
 	"hawser/auth/grant"
 	"hawser/auth/policy"
 	"hawser/edge/forward"
+	"hawser/edge/login"
 	"hawser/edge/session"
 )
 
@@ -36,6 +40,11 @@ type twin struct {
 	asked    []Ask
 	released [][16]byte
 	remote   net.Addr // whence VerifyUser was told the person comes
+	denied   []error
+	limits   policy.SessionLimits
+	served   Host // in the twin's place; nil: the twin
+	changed  []func()
+	why      []string // of the releases
 }
 
 func (w *twin) HostKey() (ssh.Signer, error) { return w.host, nil }
@@ -66,10 +75,38 @@ func (w *twin) Place(_ context.Context, a Ask) (*grant.Grant, error) {
 	return g, nil
 }
 
-func (w *twin) Release(id [16]byte, _ uint32, _ string) {
+func (w *twin) Forwarded(*grant.Grant, forwarded.Report) {}
+
+func (w *twin) Release(id [16]byte, _ uint32, why string) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.why = append(w.why, why)
 	w.released = append(w.released, id)
+}
+
+func (w *twin) Denied(_, _ string, err error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.denied = append(w.denied, err)
+}
+
+// told waits until why a connection came to nothing was told.
+func (w *twin) told(t *testing.T) error {
+	t.Helper()
+	for end := time.Now().Add(10 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		w.mu.Lock()
+		n := len(w.denied)
+		var err error
+		if n > 0 {
+			err, w.denied = w.denied[0], nil
+		}
+		w.mu.Unlock()
+		if n > 0 {
+			return err
+		}
+	}
+	t.Fatal("nobody was told")
+	return nil
 }
 
 func (w *twin) Allow(_ *grant.Grant, kind string) error {
@@ -81,11 +118,32 @@ func (w *twin) Allow(_ *grant.Grant, kind string) error {
 	return nil
 }
 
+func (w *twin) Moderated(ctx context.Context, _ *grant.Grant, _, _ string) (context.Context, func(), error) {
+	return ctx, func() {}, nil
+}
+
 func (w *twin) Access(*grant.Grant) (forward.Access, error) { return policy.Targets{}, nil }
 
 func (w *twin) Enter(ctx context.Context, _ [16]byte) (context.Context, func()) {
 	return context.WithCancel(ctx)
 }
+
+func (w *twin) Limits() policy.SessionLimits {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.limits
+}
+
+func (w *twin) OnPolicy(f func()) func() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.changed = append(w.changed, f)
+	return func() {}
+}
+
+func (w *twin) MaxChannels() int { return 0 }
+
+func (w *twin) Now() time.Time { return time.Now() }
 
 // Serve answers exec with its command and status 7.
 func (w *twin) Serve(_ context.Context, ch *Session, _ *grant.Grant, p session.Params) session.Result {
@@ -164,7 +222,11 @@ func (w *twin) dial(t *testing.T, login string, auth ssh.Signer) (conn *ssh.Clie
 	ctx, cancel := context.WithCancel(t.Context())
 	served := make(chan error, 1)
 	go func() {
-		served <- Serve(ctx, far, Params{Host: w, Client: client, Server: netip.MustParseAddrPort("198.51.100.1:22")})
+		host := Host(w)
+		if w.served != nil {
+			host = w.served
+		}
+		served <- Serve(ctx, far, Params{Host: host, Client: client, Server: netip.MustParseAddrPort("198.51.100.1:22")})
 	}()
 	t.Cleanup(func() {
 		near.Close()
@@ -246,9 +308,16 @@ func TestOnlyACertificateOfTheUserCAIsAccepted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for name, auth := range map[string]ssh.Signer{"a bare key": p.key, "a certificate of another cluster": host} {
-		if _, _, err := w.dial(t, me(t), auth); err == nil {
-			t.Errorf("%s was accepted", name)
+	for _, tt := range []struct {
+		name string
+		auth ssh.Signer
+		why  error
+	}{{"a bare key", p.key, ca.ErrNoCertificate}, {"a certificate of another cluster", host, ca.ErrUnknownCA}} {
+		if _, _, err := w.dial(t, me(t), tt.auth); err == nil {
+			t.Errorf("%s was accepted", tt.name)
+		}
+		if why := w.told(t); !errors.Is(why, tt.why) {
+			t.Errorf("%s: told %v, want %v", tt.name, why, tt.why)
 		}
 	}
 	if len(w.asked) > 0 {
@@ -262,6 +331,9 @@ func TestACertificateWithoutItsKeyOpensNothing(t *testing.T) {
 	_, other := cluster(t)
 	if _, _, err := w.dial(t, me(t), &thief{p.signer(t), other.key}); err == nil {
 		t.Error("accepted")
+	}
+	if why := w.told(t); !errors.Is(why, ErrUnproven) {
+		t.Errorf("told %v", why)
 	}
 	if len(w.asked) > 0 {
 		t.Errorf("places were asked for: %+v", w.asked)
@@ -306,14 +378,16 @@ func TestARefusedSessionSaysWhyOnStderrAndEndsWith255(t *testing.T) {
 	}
 }
 
-// A place granted for a connection whose handshake then failed was kept until the device's agent stopped.
-func TestAPlaceOfAConnectionThatNeverCameToBeIsGivenBack(t *testing.T) {
+// A login that the device does not have was found out after the place was granted, for each key anew.
+func TestALoginThatIsNotHereIsRefusedBeforeAPlaceIsAskedFor(t *testing.T) {
 	w, p := cluster(t)
 	_, banner, err := w.dial(t, "no-such-login", p.signer(t))
 	if err == nil || !strings.Contains(banner, "no such login") {
 		t.Errorf("banner %q, %v", banner, err)
 	}
-	eventually(t, func() bool { return w.unreleased() == 0 }, "the place to be given back")
+	if err := w.told(t); !errors.Is(err, login.ErrUnknown) || len(w.asked) != 0 {
+		t.Errorf("the hub is told %v, and asked for %d places", err, len(w.asked))
+	}
 }
 
 func TestForwardsAskPolicyAndPassBytes(t *testing.T) {
@@ -391,6 +465,52 @@ func TestAListenerOnTheDeviceReachesThePerson(t *testing.T) {
 		}
 		return err != nil
 	}, "the listener to be gone")
+}
+
+// Who connects on the device to what somebody listens for must not fill its memory, by however many listeners.
+func TestConnectionsToAllListenersOfOnePersonAreBounded(t *testing.T) {
+	w, p := cluster(t)
+	c, _, err := w.dial(t, me(t), p.signer(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	opens := c.HandleChannelOpen("forwarded-tcpip")
+	var at []string
+	for range 2 { // before any channel comes: while nobody takes those, no answer passes them
+		_, answer, err := c.SendRequest("tcpip-forward", true, ssh.Marshal(struct {
+			Host string
+			Port uint32
+		}{"127.0.0.1", 0}))
+		if err != nil || len(answer) != 4 {
+			t.Fatalf("%x, %v", answer, err)
+		}
+		at = append(at, net.JoinHostPort("127.0.0.1", strconv.Itoa(int(binary.BigEndian.Uint32(answer)))))
+	}
+	for _, to := range at {
+		for range maxWaiting {
+			nc, err := net.Dial("tcp", to)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { nc.Close() })
+		}
+	}
+	pending := 0
+	for range maxWaiting - 1 { // at the least: the other listener may be about to accept
+		<-opens
+		pending++
+	}
+	for settled := time.After(200 * time.Millisecond); settled != nil; {
+		select {
+		case <-opens:
+			pending++
+		case <-settled:
+			settled = nil
+		}
+	}
+	if pending > maxWaiting {
+		t.Errorf("%d channels are being opened to one person, want at most %d", pending, maxWaiting)
+	}
 }
 
 func TestOneChannelTooManyIsRefusedAtOnce(t *testing.T) {

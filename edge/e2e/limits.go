@@ -13,7 +13,8 @@ const (
 	maxChannels = 64
 	// maxListeners is how many listeners of -R one connection has.
 	maxListeners = 16
-	// maxWaiting is how many accepted connections of one listener are served at once; one beyond waits in the kernel's queue.
+	// maxWaiting is how many connections that its listeners accepted are served at once, and listeners about to accept one; what is beyond waits in
+	// the kernel's queue.
 	maxWaiting = 64
 	// maxAuthTries is OpenSSH's default: an agent may hold a few keys.
 	maxAuthTries = 6

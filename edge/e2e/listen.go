@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"hawser/auth/grant"
 	"hawser/auth/policy"
 	"hawser/edge/forward"
 	"hawser/edge/login"
@@ -24,6 +25,10 @@ type listener struct {
 	net.Listener
 	channelType string
 	extra       func(c net.Conn) []byte // the payload of the channel opened for a connection
+	grant       *grant.Grant            // by which it listens
+	kind        string                  // as the policy names it
+	ctx         context.Context         // over when it may not be any more
+	done        func()
 }
 
 // globalRequests answers the connection's requests in order.
@@ -72,14 +77,14 @@ func (s *server) listenTCP(ctx context.Context, host string, port uint32) (bool,
 		}
 		reply = ssh.Marshal(struct{ Port uint32 }{bound})
 	}
-	ok := s.keep(ctx, tcpKey(host, bound), &listener{ln, "forwarded-tcpip", func(c net.Conn) []byte {
+	ln.channelType, ln.extra = "forwarded-tcpip", func(c net.Conn) []byte {
 		m := payload.ForwardedTCPIP{Host: host, Port: bound}
 		if ap, err := netip.ParseAddrPort(c.RemoteAddr().String()); err == nil {
 			m.OriginHost, m.OriginPort = ap.Addr().Unmap().String(), uint32(ap.Port())
 		}
 		return m.Marshal()
-	}})
-	return ok, reply
+	}
+	return s.keep(tcpKey(host, bound), ln), reply
 }
 
 func (s *server) listenUnix(ctx context.Context, path string) bool {
@@ -88,12 +93,14 @@ func (s *server) listenUnix(ctx context.Context, path string) bool {
 		tunnel.Warn(s.log, "no listener", "user", s.user.Name, "path", path, "error", err)
 		return false
 	}
-	return s.keep(ctx, unixKey(path), &listener{ln, "forwarded-streamlocal@openssh.com", func(net.Conn) []byte {
+	ln.channelType, ln.extra = "forwarded-streamlocal@openssh.com", func(net.Conn) []byte {
 		return payload.ForwardedStreamlocal{Path: path}.Marshal()
-	}})
+	}
+	return s.keep(unixKey(path), ln)
 }
 
-func (s *server) listen(ctx context.Context, kind, network, address string) (net.Listener, error) {
+// listen makes a listener; what its connections are to the client is left open.
+func (s *server) listen(ctx context.Context, kind, network, address string) (*listener, error) {
 	s.mu.Lock()
 	n := len(s.listeners)
 	s.mu.Unlock()
@@ -111,20 +118,44 @@ func (s *server) listen(ctx context.Context, kind, network, address string) (net
 	if err != nil {
 		return nil, err
 	}
-	return forward.Listen(ctx, account, network, address)
+	ctx, done, err := s.p.Host.Moderated(ctx, g, kind, "a listener on "+address)
+	if err != nil {
+		return nil, err
+	}
+	ln, err := forward.Listen(ctx, account, network, address)
+	if err != nil {
+		done()
+		return nil, err
+	}
+	return &listener{Listener: ln, grant: g, kind: kind, ctx: ctx, done: done}, nil
 }
 
 // keep starts serving a listener, unless the connection is over.
-func (s *server) keep(ctx context.Context, key string, ln *listener) bool {
+func (s *server) keep(key string, ln *listener) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.over || s.listeners[key] != nil {
 		ln.Close()
+		ln.done()
 		return false
 	}
 	s.listeners[key] = ln
-	s.goDo("listener", func() { s.accept(ctx, ln) })
+	s.goDo("listener", func() {
+		defer ln.done()
+		defer context.AfterFunc(ln.ctx, func() { s.forget(key, ln) })()
+		s.accept(ln.ctx, ln)
+	})
 	return true
+}
+
+// forget closes a listener that may not be any more.
+func (s *server) forget(key string, ln *listener) {
+	s.mu.Lock()
+	if s.listeners[key] == ln {
+		delete(s.listeners, key)
+	}
+	s.mu.Unlock()
+	ln.Close()
 }
 
 func (s *server) unlisten(key string) bool {
@@ -154,15 +185,16 @@ func (s *server) closeListeners() {
 func (s *server) accept(ctx context.Context, ln *listener) {
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	room := make(chan struct{}, maxWaiting)
 	for {
-		room <- struct{}{}
+		s.waiting <- struct{}{} // which those who are served leave, at the latest with the connection
 		nc, err := ln.Accept()
+		if err != nil {
+			<-s.waiting
+		}
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
 		if err != nil { // out of descriptors passes
-			<-room
 			select {
 			case <-ctx.Done():
 				return
@@ -171,15 +203,18 @@ func (s *server) accept(ctx context.Context, ln *listener) {
 			continue
 		}
 		wg.Go(func() {
-			defer func() { <-room }()
-			ch, err := s.open(ln.channelType, ln.extra(nc))
+			defer func() { <-s.waiting }()
+			defer s.recovered("listener")
+			ch, err := s.open(ctx, ln.channelType, ln.extra(nc))
 			if err != nil {
 				nc.Close()
 				return
 			}
 			stop := context.AfterFunc(ctx, func() { ch.Close(); nc.Close() })
 			defer stop()
-			relay.Both(ch, nc)
+			closed := s.forwarded(ln.grant, ln.kind, ln.Addr().String(), nc.RemoteAddr().String())
+			fromClient, toClient := relay.Both(ch, nc)
+			closed(toClient, fromClient) // the target is at the client's side
 		})
 	}
 }

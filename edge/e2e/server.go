@@ -9,16 +9,20 @@ import (
 	"net/netip"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
 
 	"hawser/auth/ca"
+	"hawser/auth/forwarded"
 	"hawser/auth/grant"
+	"hawser/auth/policy"
 	"hawser/edge/forward"
 	"hawser/edge/login"
 	"hawser/edge/session"
 	"hawser/tunnel"
+	"hawser/tunnel/idle"
 )
 
 // Ask is what a place is wanted for.
@@ -29,10 +33,15 @@ type Ask struct {
 	Cert         *ssh.Certificate
 	Login        string
 	ClientAddr   netip.AddrPort
+	// Join is the beginning of the id of the session that is to be joined, and JoinMode how; empty: it is to be one of its own.
+	Join, JoinMode string
 }
 
 // A Refusal is a place refused, in words for the person.
-type Refusal struct{ Message string }
+type Refusal struct {
+	Message string
+	Later   bool // nobody has judged it
+}
 
 func (r *Refusal) Error() string { return r.Message }
 
@@ -42,18 +51,33 @@ type Host interface {
 	HostKey() (ssh.Signer, error)
 	// VerifyUser checks a user certificate presented from remote, a *net.TCPAddr with the person's own address.
 	VerifyUser(cert *ssh.Certificate, remote net.Addr) (ca.UserIdentity, error)
+	// Denied is told, once for a connection that came to nothing, why the last key it showed would not do.
+	Denied(keyID, login string, err error)
 	// MayEnter is policy before a place is asked for: something on this device is open to these roles with this login.
 	MayEnter(roles []string, login string) error
 	// Place asks for a place and returns its grant, checked; a *Refusal is for the person to read.
 	Place(ctx context.Context, a Ask) (*grant.Grant, error)
+	// MaxChannels is how many channels the connection may have at once, once it has its place; 0: as many as there are here.
+	MaxChannels() int
 	// Release gives the place of a session or connection back.
 	Release(id [16]byte, status uint32, reason string)
 	// Allow is policy at the opening of a channel of the kind.
 	Allow(g *grant.Grant, kind string) error
 	// Access is where forwards of the grant may go.
 	Access(g *grant.Grant) (forward.Access, error)
+	// Moderated is whether enough people are in a session of the person's for a forward of the kind: a context that is over when they are not any more, and
+	// what is to be called at the end. An error says who is missing.
+	Moderated(ctx context.Context, g *grant.Grant, kind, what string) (context.Context, func(), error)
+	// Forwarded tells auth of a forwarded connection, where it can be told past the hub. It does not block for long.
+	Forwarded(g *grant.Grant, r forwarded.Report)
 	// Enter counts a session or connection in and gives it a context that a kill ends, and the function that counts it out.
 	Enter(ctx context.Context, id [16]byte) (context.Context, func())
+	// Limits is how long the connection's sessions, and it itself, may last, by the device's policy as it is now; once it has its place.
+	Limits() policy.SessionLimits
+	// OnPolicy has f called when that may have changed, until leave is called. f must not block.
+	OnPolicy(f func()) (leave func())
+	// Now is by the clock that certificates are held against.
+	Now() time.Time
 	// Serve runs a session of the grant in the engine, recorded as the grant says. It fills in what the grant knows.
 	Serve(ctx context.Context, ch *Session, g *grant.Grant, p session.Params) session.Result
 }
@@ -63,6 +87,7 @@ type Params struct {
 	Host   Host
 	Client netip.AddrPort // the person's address
 	Server netip.AddrPort // as the person reached the hub; may be invalid
+	Way    string         // for the log
 	// Carried tells whether a tunnel that answers carries the connection now: a client that cannot be heard is not gone. Nil: always.
 	Carried func() bool
 	Logger  tunnel.Logger
@@ -81,8 +106,16 @@ type server struct {
 	user  ca.UserIdentity
 	login string
 	room  chan struct{} // one token per open channel
+	// waiting has one per connection that a listener accepted and that is served, or is about to.
+	waiting chan struct{}
 
-	placed bool // the connection has a place; written by the handshake, read after it
+	meter    *idle.Meter // what it carries beside its sessions
+	idle     *idle.Watch
+	sessions atomic.Int32
+
+	denied func() // tells of the last key that would not do; the handshake's
+	ended  string // why; Serve's
+	placed bool   // the connection has a place; written by the handshake, read after it
 
 	mu        sync.Mutex
 	forwards  *grant.Grant // the connection's, until it is over
@@ -106,7 +139,8 @@ func Serve(ctx context.Context, nc net.Conn, p Params) error {
 	if !p.Client.IsValid() {
 		return errors.New("the hub did not say whence the person comes")
 	}
-	s := &server{p: p, log: p.Logger, room: make(chan struct{}, maxChannels), listeners: map[string]*listener{}}
+	s := &server{p: p, log: p.Logger, room: make(chan struct{}, maxChannels), ended: "connection ended", listeners: map[string]*listener{},
+		waiting: make(chan struct{}, maxWaiting)}
 	rand.Read(s.id[:])
 	signer, err := p.Host.HostKey()
 	if err != nil {
@@ -119,10 +153,13 @@ func Serve(ctx context.Context, nc net.Conn, p Params) error {
 	_ = nc.SetDeadline(time.Now().Add(handshakeTimeout))
 	conn, channels, requests, err := ssh.NewServerConn(&addressed{nc, tcpAddr(p.Client), tcpAddr(p.Server)}, s.config(ctx, signer))
 	if s.placed { // a handshake may still fail after it
-		defer func() { p.Host.Release(s.id, 0, "connection ended") }()
+		defer func() { p.Host.Release(s.id, 0, s.ended) }()
 	}
 	if err != nil {
 		stop()
+		if s.denied != nil {
+			s.denied()
+		}
 		return fmt.Errorf("%w: %w", ErrClient, err)
 	}
 	if !stop() {
@@ -133,8 +170,15 @@ func Serve(ctx context.Context, nc net.Conn, p Params) error {
 	s.conn = conn
 	id := conn.Permissions.ExtraData[userKey{}].(identified)
 	s.cert, s.user = id.cert, id.user
-	tunnel.Info(s.log, "connected end to end", "user", s.user.Name, "login", s.login, "client", p.Client, "connection", fmt.Sprintf("%x", s.id))
+	tunnel.Info(s.log, "connected", "way", p.Way, "user", s.user.Name, "login", s.login, "client", p.Client, "connection", fmt.Sprintf("%x", s.id))
+	ctx, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	s.meter = idle.NewMeter()
+	defer s.watchConnection(end)()
 	s.serve(ctx, channels, requests)
+	if ctx.Err() != nil {
+		s.ended = context.Cause(ctx).Error()
+	}
 	tunnel.Info(s.log, "connection ended", "user", s.user.Name, "connection", fmt.Sprintf("%x", s.id))
 	return nil
 }
@@ -150,17 +194,18 @@ func (s *server) config(ctx context.Context, signer ssh.Signer) *ssh.ServerConfi
 		PublicKeyCallback: func(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 			cert, ok := key.(*ssh.Certificate)
 			if !ok {
-				return nil, errors.New("only certificates are accepted here; run `hawser login`")
+				return nil, s.deny(meta, "", errNoCertificate)
 			}
 			user, err := s.p.Host.VerifyUser(cert, meta.RemoteAddr())
 			if err != nil {
 				tunnel.Warn(s.log, "user certificate refused", "client", meta.RemoteAddr(), "login", meta.User(), "key-id", cert.KeyId, "error", err)
-				return nil, err
+				return nil, s.deny(meta, cert.KeyId, err)
 			}
 			if err := s.p.Host.MayEnter(user.Roles, meta.User()); err != nil {
 				tunnel.Warn(s.log, "user refused", "client", meta.RemoteAddr(), "login", meta.User(), "user", user.Name, "error", err)
-				return nil, err
+				return nil, s.deny(meta, cert.KeyId, err)
 			}
+			_ = s.deny(meta, cert.KeyId, ErrUnproven)
 			return &ssh.Permissions{
 				CriticalOptions: cert.CriticalOptions,
 				ExtraData:       map[any]any{userKey{}: identified{cert, user}},
@@ -169,7 +214,10 @@ func (s *server) config(ctx context.Context, signer ssh.Signer) *ssh.ServerConfi
 		// The key has signed: from here it is the user. The only point where a refusal can still be a banner, for -N has no channel.
 		VerifiedPublicKeyCallback: func(meta ssh.ConnMetadata, _ ssh.PublicKey, perms *ssh.Permissions, _ string) (*ssh.Permissions, error) {
 			id := perms.ExtraData[userKey{}].(identified)
-			s.login = meta.User()
+			if _, err := (login.System{}).Lookup(meta.User()); err != nil { // before a place: the client goes on with its next key
+				return nil, &ssh.BannerError{Err: s.deny(meta, id.cert.KeyId, err), Message: "hawser: " + err.Error() + "\r\n"}
+			}
+			s.login, s.denied = meta.User(), nil // what is refused from here, who keeps the places tells of
 			_, err := s.p.Host.Place(ctx, Ask{
 				Kind: grant.Connection, ConnectionID: s.id, Cert: id.cert, Login: meta.User(), ClientAddr: s.p.Client,
 			})
@@ -178,9 +226,6 @@ func (s *server) config(ctx context.Context, signer ssh.Signer) *ssh.ServerConfi
 				return nil, &ssh.BannerError{Err: err, Message: words(err) + "\r\n"}
 			}
 			s.placed = true
-			if _, err := (login.System{}).Lookup(meta.User()); err != nil {
-				return nil, &ssh.BannerError{Err: err, Message: "hawser: " + err.Error() + "\r\n"}
-			}
 			return perms, nil
 		},
 	}
@@ -188,15 +233,29 @@ func (s *server) config(ctx context.Context, signer ssh.Signer) *ssh.ServerConfi
 	return c
 }
 
-// words is an error as the person sees it: a refusal says itself, anything else is not theirs.
-func words(err error) string {
+// ErrUnproven is a certificate shown by somebody who did not sign with its key.
+var ErrUnproven = errors.New("the certificate's key did not sign")
+
+var errNoCertificate = fmt.Errorf("%w; only certificates are accepted here: run `hawser login`", ca.ErrNoCertificate)
+
+// deny keeps what is to be told of a key when none other is accepted after it, and returns err.
+func (s *server) deny(meta ssh.ConnMetadata, keyID string, err error) error {
+	s.denied = func() { s.p.Host.Denied(keyID, meta.User(), err) }
+	return err
+}
+
+// words is an error as the person sees it.
+func words(err error) string { return "hawser: " + why(err) }
+
+// why is what of an error is the person's: a refusal says itself, anything else is not theirs.
+func why(err error) string {
 	if r, ok := errors.AsType[*Refusal](err); ok {
-		return "hawser: " + r.Message
+		return r.Message
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		return "hawser: the hub did not answer in time; try again"
+		return "the hub did not answer in time; try again"
 	}
-	return "hawser: no place could be had: the device could not ask its hub; try again"
+	return "no place could be had: the device could not ask its hub; try again"
 }
 
 // serve runs the authenticated connection until it ends.
@@ -222,8 +281,13 @@ func (s *server) serve(ctx context.Context, channels <-chan ssh.NewChannel, requ
 			_ = nc.Reject(ssh.ResourceShortage, fmt.Sprintf("%d channels are open, which is the most", maxChannels))
 			continue
 		}
+		over := s.tooMany(len(s.room))
 		s.goDo("channel", func() {
 			defer func() { <-s.room }()
+			if over != nil {
+				s.refuseChannel(ctx, nc, over)
+				return
+			}
 			s.channel(sessions, nc)
 		})
 	}
@@ -250,14 +314,17 @@ func (s *server) waitSessions() {
 // goDo runs f in a goroutine of the connection; a panic ends the connection.
 func (s *server) goDo(what string, f func()) {
 	s.wg.Go(func() {
-		defer func() {
-			if r := recover(); r != nil {
-				tunnel.Error(s.log, "panic", "in", what, "value", fmt.Sprint(r), "stack", string(debug.Stack()))
-				s.conn.Close()
-			}
-		}()
+		defer s.recovered(what)
 		f()
 	})
+}
+
+// recovered is deferred by the connection's goroutines.
+func (s *server) recovered(what string) {
+	if r := recover(); r != nil {
+		tunnel.Error(s.log, "panic", "in", what, "value", fmt.Sprint(r), "stack", string(debug.Stack()))
+		s.conn.Close()
+	}
 }
 
 // keepalive finds a client that is gone while the stream to its hub is fine.

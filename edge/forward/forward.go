@@ -12,6 +12,7 @@ import (
 	"net/netip"
 	"path/filepath"
 	"strconv"
+	"sync"
 	"time"
 
 	"hawser/edge/login"
@@ -128,7 +129,7 @@ func dialUnix(ctx context.Context, a login.Account, access Access, path string) 
 
 // Listen makes the listener a person asked for: network tcp with "host:port" (port 0 is any free one), or unix with a path.
 //
-// As with OpenSSH's GatewayPorts=no, a TCP listener is on the loopback whatever host says; ports below 1024 are for uid 0 only. A socket is
+// As with OpenSSH's GatewayPorts=no, a TCP listener is on the loopback whatever host says, on both addresses unless host is one of them; ports below 1024 are for uid 0 only. A socket is
 // made, owned and finally removed as the login, mode 0600; an existing file is left alone and is an error.
 func Listen(ctx context.Context, a login.Account, network, address string) (net.Listener, error) {
 	var l net.Listener
@@ -155,14 +156,84 @@ func listenTCP(ctx context.Context, a login.Account, address string) (net.Listen
 	if port != 0 && port < firstFree && a.UID != 0 {
 		return nil, fmt.Errorf("port %d needs the login root", port)
 	}
-	p := strconv.Itoa(int(port))
 	var lc net.ListenConfig
-	if host != "::1" {
-		if l, err := lc.Listen(ctx, "tcp4", net.JoinHostPort("127.0.0.1", p)); err == nil || host == "127.0.0.1" {
-			return l, err
-		}
+	on := func(network, ip string) (net.Listener, error) {
+		return lc.Listen(ctx, network, net.JoinHostPort(ip, strconv.Itoa(int(port))))
 	}
-	return lc.Listen(ctx, "tcp6", net.JoinHostPort("::1", p))
+	if host == "::1" {
+		return on("tcp6", host)
+	}
+	four, err := on("tcp4", "127.0.0.1")
+	if host == "127.0.0.1" {
+		return four, err
+	}
+	if err == nil {
+		port = uint16(four.Addr().(*net.TCPAddr).Port)
+	}
+	six, err6 := on("tcp6", "::1")
+	switch {
+	case err != nil && err6 != nil:
+		return nil, err
+	case err != nil:
+		return six, nil
+	case err6 != nil:
+		return four, nil
+	}
+	return newBoth(four, six), nil
+}
+
+// both is a listener on the two loopback addresses: "localhost" is one or the other.
+type both struct {
+	net.Listener // IPv4
+	six          net.Listener
+	accepted     chan accepted
+	closed       chan struct{}
+	once         sync.Once
+	wg           sync.WaitGroup
+}
+
+type accepted struct {
+	c   net.Conn
+	err error
+}
+
+func newBoth(four, six net.Listener) *both {
+	b := &both{Listener: four, six: six, accepted: make(chan accepted), closed: make(chan struct{})}
+	for _, l := range []net.Listener{four, six} {
+		b.wg.Go(func() {
+			for {
+				c, err := l.Accept()
+				select {
+				case b.accepted <- accepted{c, err}:
+				case <-b.closed:
+					if c != nil {
+						c.Close()
+					}
+					return
+				}
+			}
+		})
+	}
+	return b
+}
+
+func (b *both) Accept() (net.Conn, error) {
+	select {
+	case a := <-b.accepted:
+		return a.c, a.err
+	case <-b.closed:
+		return nil, net.ErrClosed
+	}
+}
+
+func (b *both) Close() error {
+	b.once.Do(func() {
+		close(b.closed)
+		_ = b.Listener.Close()
+		_ = b.six.Close()
+		b.wg.Wait()
+	})
+	return nil
 }
 
 func listenUnix(a login.Account, path string) (net.Listener, error) {

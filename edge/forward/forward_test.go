@@ -91,3 +91,33 @@ func TestSocketsAreTheLogins(t *testing.T) {
 		t.Error("socket left:", err)
 	}
 }
+
+// "localhost" is either address: who connects by the other one finds the same listener, as with sshd.
+func TestListenersAreOnBothLoopbackAddresses(t *testing.T) {
+	if l, err := net.Listen("tcp6", "[::1]:0"); err != nil {
+		t.Skip("no IPv6 here")
+	} else {
+		l.Close()
+	}
+	l, err := Listen(t.Context(), root, "tcp", "localhost:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	for _, ip := range []string{"127.0.0.1", "::1"} {
+		c, err := net.Dial("tcp", net.JoinHostPort(ip, port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := l.Accept()
+		if err != nil || got.RemoteAddr().String() != c.LocalAddr().String() {
+			t.Errorf("%s: %v", ip, err)
+		}
+		got.Close()
+		c.Close()
+	}
+	l.Close()
+	if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Error(err)
+	}
+}

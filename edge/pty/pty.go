@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	cpty "github.com/creack/pty"
 	"golang.org/x/sys/unix"
@@ -81,8 +82,38 @@ func (p *PTY) Break() error {
 	return p.control(func(fd int) error { return unix.IoctlSetInt(fd, unix.TCSBRKP, 0) })
 }
 
+// Hold has every Write that waits for the process to read, and those to come, return os.ErrDeadlineExceeded; or no longer.
+func (p *PTY) Hold(hold bool) {
+	var at time.Time
+	if hold {
+		at = time.Unix(1, 0)
+	}
+	_ = p.master.SetWriteDeadline(at) // of a terminal that the runtime cannot wait for, writes do not wait for long either
+}
+
+// DiscardInput throws away what was typed and no process has read.
+func (p *PTY) DiscardInput() {
+	tty, err := os.OpenFile(p.tty.Name(), os.O_RDWR|unix.O_NOCTTY|unix.O_NONBLOCK, 0)
+	if err != nil {
+		return
+	}
+	defer tty.Close()
+	if raw, err := tty.SyscallConn(); err == nil {
+		_ = raw.Control(func(fd uintptr) { _ = unix.IoctlSetInt(int(fd), unix.TCFLSH, unix.TCIFLUSH) })
+	}
+}
+
+// Foreground is the process group that the terminal's keys go to; 0: none, or not known.
+func (p *PTY) Foreground() (group int) {
+	_ = p.control(func(fd int) (err error) {
+		group, err = unix.IoctlGetInt(fd, unix.TIOCGPGRP)
+		return err
+	})
+	return group
+}
+
 // Withheld reports whether what is typed now should not be shown or kept: the terminal reads whole lines and does not echo them, which is
-// how programs ask for a password. A terminal that can not be asked counts as not asking.
+// how programs ask for a password. A terminal that can not be asked counts as one.
 func (p *PTY) Withheld() bool {
 	withheld := false
 	err := p.control(func(fd int) error {
@@ -92,7 +123,7 @@ func (p *PTY) Withheld() bool {
 		}
 		return err
 	})
-	return err == nil && withheld
+	return err != nil || withheld
 }
 
 // Own gives the process's side to a user, mode 0620 and group tty where the device has that group, else 0600, so that write(1) and mesg(1)

@@ -7,10 +7,11 @@ import (
 )
 
 // Both copies both ways between a and b, passing on each half-close, and closes both when both directions ended. An error in one direction ends both.
-func Both(a, b io.ReadWriteCloser) {
+// It returns how many bytes came from each.
+func Both(a, b io.ReadWriteCloser) (fromA, fromB int64) {
 	var wg sync.WaitGroup
-	one := func(dst, src io.ReadWriteCloser) {
-		_, err := io.Copy(dst, src)
+	one := func(dst, src io.ReadWriteCloser) int64 {
+		n, err := io.Copy(dst, src)
 		if c, ok := dst.(interface{ CloseWrite() error }); ok && err == nil {
 			err = c.CloseWrite()
 		}
@@ -18,10 +19,12 @@ func Both(a, b io.ReadWriteCloser) {
 			a.Close()
 			b.Close()
 		}
+		return n
 	}
-	wg.Go(func() { one(a, b) })
-	wg.Go(func() { one(b, a) })
+	wg.Go(func() { fromB = one(a, b) })
+	wg.Go(func() { fromA = one(b, a) })
 	wg.Wait()
 	a.Close()
 	b.Close()
+	return fromA, fromB
 }

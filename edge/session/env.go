@@ -67,11 +67,20 @@ func (s *session) environment(original string) []string {
 	if s.agent != nil {
 		set("SSH_AUTH_SOCK", s.agent.path)
 	}
+	if s.x11 != nil {
+		set("DISPLAY", s.x11.name("localhost"))
+	}
 	set(sessionVariable, p.SessionID)
 	set("HAWSER_USER", p.User)
-	set("HAWSER_DEVICE", s.engine.config.Device)
+	set("HAWSER_DEVICE", s.engine.config.Device())
+	if name := s.engine.config.Agent; name != "" {
+		set(AgentVariable, name)
+	}
 	return unique(env)
 }
+
+// AgentVariable tells processes where the agent answers what they may ask of their session.
+const AgentVariable = "HAWSER_AGENT"
 
 // sessionVariable marks every process of a session; a kill looks for it.
 const sessionVariable = "HAWSER_SESSION"

@@ -5,6 +5,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -42,26 +43,78 @@ func killAll(id string, leader int) {
 	}
 }
 
-type process struct{ pid, parent, session int }
+// process is a living one, with the id of the session in its environment.
+type process struct {
+	pid, parent, session int
+	mark                 string
+}
 
 // members finds the living processes of a session and adds their session ids to seen.
 func members(id string, seen map[int]bool) []int {
+	all := processes.now()
+	var found []int
+	in := map[int]bool{}
+	for again := true; again; {
+		again = false
+		for _, p := range all {
+			if !in[p.pid] && (p.mark == id || seen[p.session] || in[p.parent]) {
+				in[p.pid], seen[p.session] = true, true
+				found = append(found, p.pid)
+				again = true
+			}
+		}
+	}
+	return found
+}
+
+// table is what /proc showed last. Who ends many sessions at once looks once for all of them.
+type table struct {
+	mu            sync.Mutex
+	looked        *sync.Cond // on mu: a look ended
+	looking       bool
+	started, done uint64 // looks
+	list          []process
+}
+
+var processes = newTable()
+
+func newTable() *table {
+	t := new(table)
+	t.looked = sync.NewCond(&t.mu)
+	return t
+}
+
+// now are the processes of a look that began after the call. The slice is shared: it is not written to.
+func (t *table) now() []process {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for want := t.started + 1; t.done < want; {
+		if t.looking {
+			t.looked.Wait()
+			continue
+		}
+		t.looking = true
+		t.started++
+		n := t.started
+		t.mu.Unlock()
+		list := look()
+		t.mu.Lock()
+		t.looking, t.list, t.done = false, list, n
+		t.looked.Broadcast()
+	}
+	return t.list
+}
+
+func look() []process {
 	dir, err := os.Open("/proc")
 	if err != nil {
 		return nil
 	}
 	defer dir.Close()
 	names, _ := dir.Readdirnames(-1)
-	mark := []byte("\x00" + sessionVariable + "=" + id + "\x00")
+	variable := []byte("\x00" + sessionVariable + "=")
 	self := os.Getpid()
-	var others []process
-	var found []int
-	in := map[int]bool{}
-	take := func(p process) {
-		in[p.pid] = true
-		seen[p.session] = true
-		found = append(found, p.pid)
-	}
+	var list []process
 	for _, name := range names {
 		pid, err := strconv.Atoi(name)
 		if err != nil || pid == self || pid <= 1 {
@@ -72,26 +125,13 @@ func members(id string, seen map[int]bool) []int {
 			continue
 		}
 		env, _ := os.ReadFile("/proc/" + name + "/environ")
-		if bytes.Contains(append(append([]byte{0}, env...), 0), mark) {
-			take(p)
-			continue
+		if _, after, ok := bytes.Cut(append([]byte{0}, env...), variable); ok {
+			mark, _, _ := bytes.Cut(after, []byte{0})
+			p.mark = string(mark)
 		}
-		others = append(others, p)
+		list = append(list, p)
 	}
-	for again := true; again; {
-		again = false
-		rest := others[:0]
-		for _, p := range others {
-			if seen[p.session] || in[p.parent] {
-				take(p)
-				again = true
-				continue
-			}
-			rest = append(rest, p)
-		}
-		others = rest
-	}
-	return found
+	return list
 }
 
 // readProcess reads proc_pid_stat(5): pid (name) state ppid pgrp session ... The name may hold anything, so fields count from its last ")".
@@ -106,5 +146,5 @@ func readProcess(pid int) (process, bool) {
 	}
 	parent, _ := strconv.Atoi(f[1])
 	sid, _ := strconv.Atoi(f[3])
-	return process{pid, parent, sid}, true
+	return process{pid: pid, parent: parent, session: sid}, true
 }

@@ -8,6 +8,12 @@ const (
 	maxEnvValue = 4 << 10
 	// maxAgents is how many connections to the forwarded agent are open at once; one beyond is closed at once.
 	maxAgents = 16
+	// maxX11 is the same for the person's X server: a program has a connection or two.
+	maxX11 = 32
+	// Displays are numbered from sshd's X11DisplayOffset, and as many are tried; display n is the port x11Port+n.
+	firstDisplay, maxDisplays, x11Port = 10, 990, 6000
+	// xauthWait is how long the cookie may take to be written: xauth waits that long for another that holds its lock.
+	xauthWait = 20 * time.Second
 	// sayWait is how long a reason may take to reach a person who reads nothing.
 	sayWait = 250 * time.Millisecond
 	// ttyWait is how long after the leader's exit a terminal that shows no end is still listened to.

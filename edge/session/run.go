@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"hawser/recorder"
 	"hawser/tunnel/channel"
 )
 
@@ -32,26 +33,42 @@ type running struct {
 
 // run starts what was asked for and stays until it ended. An error means that nothing was started.
 func (s *session) run(ctx context.Context, kind, command string) error {
-	original := ""
+	original, asked := "", kind
 	if f := s.params.ForceCommand; f != "" {
 		original, kind, command = command, "exec", f
 	}
 	if kind == "sftp" && s.account.NoLogin() {
 		return fmt.Errorf("login %q takes no file transfers: its shell is %s", s.account.Name, s.account.Shell)
 	}
+	if kind == "sftp" { // has no terminal, whatever was asked for: moderators are shown what it does, and a pause holds it back
+		s.closePTY()
+		s.pty, s.ptyErr, s.term = nil, nil, ""
+	}
 	env := s.environment(original)
 	if s.params.Tap != nil {
-		s.params.Tap.Start(kind, command, s.term, s.env)
+		if err := s.params.Tap.Start(kind, command, s.term, s.env); err != nil {
+			return err
+		}
 	}
 	if s.ptyErr != nil {
 		s.say(fmt.Errorf("%w; continuing without one (ssh -T asks for none)", s.ptyErr))
+	}
+	s.openRoom(ctx, command, asked, kind)
+	if err := s.gather(ctx); err != nil {
+		return err
+	}
+	if s.x11 != nil {
+		s.authorize(ctx, env)
+	}
+	if err := s.resumed(ctx); err != nil {
+		return err
 	}
 	if kind == "sftp" && s.account.IsSelf() {
 		s.serveFiles(ctx)
 		return nil
 	}
 	cmd := s.command(kind, command, env)
-	r, err := s.start(cmd, kind)
+	r, err := s.start(ctx, cmd)
 	if err != nil {
 		if kind == "sftp" {
 			return fmt.Errorf("start the file server as %s: %w (an agent under emulation needs binfmt_misc for another login than its own; scp -O works without)", s.account.Name, err)
@@ -100,7 +117,7 @@ func (s *session) command(kind, command string, env []string) *exec.Cmd {
 }
 
 // start starts cmd on the terminal, or on three pipes, and the goroutines between its files and the channel.
-func (s *session) start(cmd *exec.Cmd, kind string) (*running, error) {
+func (s *session) start(ctx context.Context, cmd *exec.Cmd) (*running, error) {
 	r := &running{s: s, outDone: make(chan struct{})}
 	var theirs []io.Closer
 	var stdout, stderr io.Reader
@@ -131,6 +148,13 @@ func (s *session) start(cmd *exec.Cmd, kind string) (*running, error) {
 		r.outputs = []io.Closer{files[2], files[4]}
 	}
 	child, err := s.engine.reaper.start(cmd)
+	if err == nil {
+		r.child = child
+		resetOOM(child.pid)
+		if err = s.begin(ctx, r); err != nil {
+			r.undo()
+		}
+	}
 	if err != nil {
 		if s.pty == nil {
 			r.stdin.Close()
@@ -138,20 +162,27 @@ func (s *session) start(cmd *exec.Cmd, kind string) (*running, error) {
 		}
 		return nil, err
 	}
-	r.child = child
-	resetOOM(child.pid)
 	tap := s.params.Tap
-	if kind == "sftp" {
-		tap = nil // what a file server says is not a screen's content
-	}
 	var out sync.WaitGroup
 	out.Go(func() { r.copyOut(s.ch, stdout, tap, stdoutStream) })
 	if stderr != nil {
 		out.Go(func() { r.copyOut(s.ch.Stderr(), stderr, tap, stderrStream) })
 	}
 	s.wg.Go(func() { out.Wait(); close(r.outDone) })
-	s.wg.Go(func() { r.copyIn(tap) })
+	s.readInput()
 	return r, nil
+}
+
+// undo ends a process that should not have been started. It has hardly begun: no signal asks first.
+func (r *running) undo() {
+	_ = unix.Kill(-r.child.pid, unix.SIGKILL)
+	killAll(r.s.params.SessionID, r.child.pid)
+	select {
+	case <-r.child.exited:
+		_ = r.child.cmd.Wait()
+	case <-time.After(killWait):
+		r.s.engine.reaper.abandon(r.child)
+	}
 }
 
 func (r *running) closeOutputs() {
@@ -171,9 +202,11 @@ func (r *running) copyOut(dst io.Writer, src io.Reader, tap Tap, stream byte) {
 		n, err := src.Read(*b)
 		r.reading.Store(false)
 		if n > 0 {
-			if tap != nil {
-				tap.Output(stream, (*b)[:n])
+			r.s.room.gate().GoesOn()
+			if tap != nil && !tap.Output(stream, (*b)[:n]) {
+				return
 			}
+			r.s.room.output(stream, (*b)[:n])
 			if _, err := dst.Write((*b)[:n]); err != nil {
 				if c, ok := src.(*os.File); ok {
 					c.Close()
@@ -189,26 +222,44 @@ func (r *running) copyOut(dst io.Writer, src io.Reader, tap Tap, stream byte) {
 
 // copyIn copies what the person sends. Its end closes a pipe, and does nothing to a terminal: both as sshd. What the process does not take
 // stays in the channel's window.
-func (r *running) copyIn(tap Tap) {
+func (s *session) copyIn() {
 	b := buffers.Get().(*[]byte)
 	defer buffers.Put(b)
 	for {
-		n, err := r.s.ch.Read(*b)
-		if n > 0 {
-			if tap != nil {
-				tap.Input((*b)[:n])
-			}
-			if _, err := r.stdin.Write((*b)[:n]); err != nil {
-				break
-			}
+		s.pausedInput()
+		n, err := s.ch.Read(*b)
+		if n > 0 && !s.input((*b)[:n]) {
+			break
 		}
 		if err != nil {
 			break
 		}
 	}
-	if r.s.pty == nil {
+	if r := s.process.Load(); r != nil && s.pty == nil {
 		r.stdin.Close()
 	}
+}
+
+// pausedInput waits while a session without a terminal is paused: a part of its input cannot be left out.
+func (s *session) pausedInput() {
+	if s.pty == nil {
+		s.room.gate().GoesOn()
+	}
+}
+
+// input takes what the person sent to where it belongs now. False: no more is wanted.
+func (s *session) input(b []byte) bool {
+	if s.pty == nil || s.room == nil {
+		s.pausedInput() // it was read before
+		return s.process.Load().take(b, s.params.Tap, 0)
+	}
+	gate := s.room.held
+	turn := gate.Turn()
+	defer gate.CaughtUp(turn)
+	if r := s.process.Load(); r != nil && gate.Takes(turn) {
+		return r.take(b, s.params.Tap, turn)
+	}
+	return s.drop(b)
 }
 
 // wait stays until the process has ended and its output has passed, the person has gone, or the session is killed; then it clears up.
@@ -291,6 +342,7 @@ func (r *running) gone() {
 	case <-time.After(goneWait):
 		r.s.engine.reaper.abandon(r.child)
 	}
+	r.s.over()
 	if t := r.s.params.Tap; t != nil {
 		t.Exit(r.s.result.Status, r.s.result.Signal)
 	}
@@ -313,7 +365,9 @@ func (r *running) kill(cause error) {
 	r.hangUp()
 	select {
 	case <-r.child.exited:
-		r.reap()
+		if r.reap(); errors.Is(cause, recorder.ErrStalled) { // it may have ended by itself, with output that nobody was shown
+			s.result.Status, s.result.Signal = refused, ""
+		}
 	case <-time.After(killWait): // in an uninterruptible wait of a broken driver; it can do nothing any more
 		s.engine.reaper.abandon(r.child)
 	}

@@ -4,8 +4,10 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"hawser/auth/policy"
 	"hawser/edge/login"
 	"hawser/edge/pty"
 	"hawser/tunnel/channel"
@@ -25,8 +27,20 @@ type session struct {
 	term    string
 	env     []string // NAME=value that the person may set
 	agent   *agent
+	x11     *x11
 	entry   *login.Entry
-	core    bool // the process left a core file
+	size    pty.Size             // of the person's terminal
+	sized   bool                 // he has one
+	painted bool                 // pictures of another session were shown on it
+	room    *room                // nil: others cannot join
+	shared  atomic.Pointer[room] // the same, for goroutines that are there before it
+	process atomic.Pointer[running]
+	reads   bool          // copyIn runs
+	left    chan struct{} // the person went before anything was started; room for one
+	cancel  context.CancelCauseFunc
+	core    bool  // the process left a core file
+	told    bool  // Ended was called
+	joinErr error // why it does not join the session that it was to join
 
 	wg sync.WaitGroup // every goroutine of the session
 }
@@ -57,11 +71,22 @@ func (s *session) serve(ctx context.Context) {
 				continue
 			}
 			_ = r.Reply(true)
+			if err == nil {
+				err = s.joinErr
+			}
+			if s.params.Join != nil {
+				kind, command = joinKind, ""
+			}
 			s.result.Kind, s.result.Command = kind, command
+			s.params.Witness.begin(kind)
 			if err == nil {
 				err = s.allow(kind)
 			}
-			if err == nil {
+			switch {
+			case err != nil:
+			case s.params.Join != nil:
+				err = s.join(ctx)
+			default:
 				err = s.run(ctx, kind, command)
 			}
 			if err != nil {
@@ -104,9 +129,20 @@ func (s *session) prepare(ctx context.Context, r *channel.Request) bool {
 	switch r.Type {
 	case "pty-req":
 		p, err := payload.ParsePtyRequest(r.Payload)
-		return err == nil && s.pty == nil && s.openPTY(p)
+		if err != nil || s.pty != nil {
+			return false
+		}
+		s.sized, s.size = true, pty.Size{Columns: p.Columns, Rows: p.Rows, Width: p.Width, Height: p.Height}
+		return s.params.Join != nil || s.openPTY(p)
 	case "env":
 		p, err := payload.ParseEnv(r.Payload)
+		if err == nil && p.Name == JoinVariable && s.params.JoinAs != nil {
+			return s.joinAs(ctx, p.Value)
+		}
+		if err == nil && p.Name == "HAWSER_NOTICE" && s.params.TTY != nil { // the hub's, where it is the hub that tells
+			s.params.TTY.quiet.Store(p.Value == "off")
+			return true
+		}
 		if err != nil || !mayset(p.Name, p.Value) || len(s.env) == maxEnv {
 			return false
 		}
@@ -116,8 +152,19 @@ func (s *session) prepare(ctx context.Context, r *channel.Request) bool {
 		if len(r.Payload) != 0 || s.params.OpenBack == nil || s.agent != nil || s.allow("agent") != nil {
 			return false
 		}
-		a, err := forwardAgent(ctx, s.account, s.params.OpenBack)
+		a, err := forwardAgent(ctx, s.account, s.openAgent())
 		s.agent = a
+		return err == nil
+	case "x11-req":
+		p, err := payload.ParseX11Request(r.Payload)
+		if err != nil || s.params.OpenBack == nil || s.x11 != nil || s.allow("x11") != nil {
+			return false
+		}
+		// What is typed into a window comes by no terminal: no moderator sees it, or can stop it.
+		if len(policy.ModeratorsFor(s.params.Moderators, policy.Shell, policy.Exec, policy.SFTP)) > 0 {
+			return false
+		}
+		s.x11, err = forwardX11(ctx, p, s.params.OpenBack)
 		return err == nil
 	}
 	return s.during(r, 0)
@@ -140,7 +187,7 @@ func (s *session) openPTY(r payload.PtyRequest) bool {
 		return false
 	}
 	_ = p.Apply(modes)
-	_ = p.Resize(pty.Size{Columns: r.Columns, Rows: r.Rows, Width: r.Width, Height: r.Height})
+	_ = p.Resize(s.size)
 	s.pty, s.term = p, cleanTerm(r.Term)
 	if s.params.TTY != nil {
 		s.params.TTY.p.Store(p)
@@ -156,19 +203,29 @@ func (s *session) during(r *channel.Request, leader int) bool {
 	switch r.Type {
 	case "window-change":
 		p, err := payload.ParseWindowChange(r.Payload)
-		if err != nil || s.pty == nil {
+		if err != nil || s.pty == nil && s.params.Join == nil {
 			return false
+		}
+		s.size = pty.Size{Columns: p.Columns, Rows: p.Rows, Width: p.Width, Height: p.Height}
+		if s.pty == nil {
+			return true
+		}
+		if s.room != nil {
+			s.room.Resize(int(p.Columns), int(p.Rows))
 		}
 		if s.params.Tap != nil {
 			s.params.Tap.Resize(p.Columns, p.Rows)
 		}
-		return s.pty.Resize(pty.Size{Columns: p.Columns, Rows: p.Rows, Width: p.Width, Height: p.Height}) == nil
+		return s.pty.Resize(s.size) == nil
 	case "signal":
+		if s.room.gate().Paused() {
+			return false
+		}
 		p, err := payload.ParseSignal(r.Payload)
 		return err == nil && leader > 0 && signalGroup(leader, p.Name) == nil
 	case "break":
 		_, err := payload.ParseBreak(r.Payload)
-		return err == nil && s.pty != nil && s.pty.Break() == nil
+		return err == nil && !s.room.gate().Paused() && s.pty != nil && s.pty.Break() == nil
 	}
 	return false
 }
@@ -176,6 +233,7 @@ func (s *session) during(r *channel.Request, leader int) bool {
 // refuse ends a session that has not started, or could not, with the reason on the person's screen.
 func (s *session) refuse(err error) {
 	s.result.Err, s.result.Status = err, refused
+	s.over()
 	s.say(err)
 	s.report()
 }
@@ -185,7 +243,7 @@ func (s *session) say(err error) {
 	said := make(chan struct{})
 	s.wg.Go(func() {
 		defer close(said)
-		if s.pty != nil {
+		if s.pty != nil || s.painted { // one stream, for of two the one may overtake the other
 			_, _ = s.ch.Write([]byte(crlf("hawser: " + err.Error())))
 			return
 		}
@@ -199,6 +257,7 @@ func (s *session) say(err error) {
 
 // report tells the client how it ended; all output is before it.
 func (s *session) report() {
+	s.over()
 	if s.params.Tap != nil && s.result.Kind != "" {
 		s.params.Tap.Exit(s.result.Status, s.result.Signal)
 	}
@@ -210,19 +269,37 @@ func (s *session) report() {
 	_ = s.ch.CloseWrite()
 }
 
+// over says, once, that nothing of the session runs any more.
+func (s *session) over() {
+	if !s.told && s.params.Ended != nil {
+		s.told = true
+		s.params.Ended(s.result)
+	}
+}
+
 // end undoes what serve set up, in this order: the channel first, for goroutines wait in it.
 func (s *session) end() {
+	s.over()
+	s.closeRoom()
 	_ = s.ch.Close()
 	if s.agent != nil {
 		s.agent.close()
 	}
-	if s.pty != nil {
-		if s.params.TTY != nil {
-			s.params.TTY.p.Store(nil)
-		}
-		s.pty.Close()
+	if s.x11 != nil {
+		s.x11.close()
 	}
+	s.closePTY()
 	s.wg.Wait()
 	for range s.ch.Requests() { // a closed channel's last requests, so that its reader ends
 	}
+}
+
+func (s *session) closePTY() {
+	if s.pty == nil {
+		return
+	}
+	if s.params.TTY != nil {
+		s.params.TTY.p.Store(nil)
+	}
+	s.pty.Close()
 }

@@ -2,6 +2,7 @@ package session
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -20,8 +21,13 @@ import (
 
 	"github.com/pkg/sftp"
 
+	"hawser/auth/policy"
 	"hawser/edge/login"
 	"hawser/edge/pty"
+	"hawser/recorder"
+	"hawser/recorder/observe"
+	"hawser/recorder/share"
+	"hawser/recorder/term"
 	"hawser/tunnel/channel"
 	"hawser/tunnel/channel/payload"
 )
@@ -45,6 +51,8 @@ type person struct {
 	done     chan struct{}
 	result   chan Result
 	cancel   context.CancelCauseFunc
+	marks    chan string  // what belongs into the recording
+	screen   *term.Screen // of one who joins; nil: he is no guest
 }
 
 const accounts = "root:x:0:0:root:/:/bin/sh\nbob:x:4242:4343:Bob:/nonexistent:/bin/sh\nnix:x:4244:4343::/:/usr/sbin/nologin\nold:x:4245:4343::/:/bin/sh\n"
@@ -68,14 +76,17 @@ func open(t *testing.T, e *Engine, p Params) *person {
 	a, b := net.Pipe()
 	hub, edge := channel.New(a, channel.Options{}), channel.New(b, channel.Options{})
 	ctx, cancel := context.WithCancelCause(t.Context())
-	c := &person{t: t, ch: hub, status: make(chan string, 1), done: make(chan struct{}), result: make(chan Result, 1), cancel: cancel}
+	c := &person{t: t, ch: hub, status: make(chan string, 1), done: make(chan struct{}), result: make(chan Result, 1), cancel: cancel, marks: make(chan string, 100)}
 	if p.Login == "" {
 		p.Login = "root"
 	}
 	if p.SessionID == "" {
 		p.SessionID = fmt.Sprintf("test-%d", time.Now().UnixNano())
 	}
-	p.User = "alice"
+	p.User = cmp.Or(p.User, "alice")
+	if p.Guests == nil {
+		p.Guests = share.NewTold(edge, p.Recorded != "", policy.StdinOff)
+	}
 	p.Client, p.Server = netip.MustParseAddrPort("192.0.2.1:1234"), netip.MustParseAddrPort("192.0.2.2:22")
 	go func() { c.result <- e.Serve(ctx, edge, p) }()
 	go func() {
@@ -88,6 +99,10 @@ func open(t *testing.T, e *Engine, p Params) *person {
 			case "exit-signal":
 				s, _ := payload.ParseExitSignal(r.Payload)
 				c.status <- s.Signal
+			case payload.GuestRequest:
+				if g, _ := payload.ParseGuest(r.Payload); g.What == payload.GuestMarked {
+					c.marks <- g.Text
+				}
 			}
 			_ = r.Reply(false)
 		}
@@ -127,7 +142,7 @@ func (c *person) finish() (string, Result) {
 }
 
 func engine(t *testing.T) *Engine {
-	e := New(Config{Device: "gw-1", System: system(t)})
+	e := New(Config{Device: func() string { return "gw-1" }, System: system(t)})
 	t.Cleanup(e.Close)
 	return e
 }
@@ -235,12 +250,9 @@ func TestMalformedRequestsAreRefusedAndTheSessionLives(t *testing.T) {
 
 func TestTerminalEchoesResizesAndEndsWithItsLeader(t *testing.T) {
 	tty := new(TTY)
-	c := open(t, engine(t), Params{TTY: tty})
+	c := open(t, engine(t), Params{TTY: tty, Redact: true})
 	c.ask("pty-req", payload.PtyRequest{Term: "xterm", Columns: 80, Rows: 24, Modes: "\x35\x00\x00\x00\x00\x00"}.Marshal(), true)
 	c.ask("window-change", payload.WindowChange{Columns: 100, Rows: 50}.Marshal(), true)
-	if tty.Tag() != Withheld {
-		t.Error("ECHO is off and lines are read: the tag must say so")
-	}
 	c.exec("stty size; echo $TERM; (sleep 60 &); tty; read x; echo got $x")
 	_, _ = c.ch.Write([]byte("hello\n"))
 	exit, _ := c.finish()
@@ -248,8 +260,61 @@ func TestTerminalEchoesResizesAndEndsWithItsLeader(t *testing.T) {
 	if !strings.HasPrefix(got, "50 100\r\nxterm\r\n/dev/pts/") || !strings.HasSuffix(got, "got hello\r\n") || exit != "0" {
 		t.Errorf("%q %q", got, exit)
 	}
-	if tty.Tag() != 0 {
-		t.Error("tag after the end")
+	if tty.Tag() != observe.Withhold {
+		t.Error("ECHO was off and lines were read: the tag must say so")
+	}
+}
+
+// taps keeps what a Tap is told.
+type taps struct {
+	mu             sync.Mutex
+	kept, withheld bytes.Buffer
+	uses           []recorder.AgentUse
+}
+
+func (p *taps) Start(string, string, string, []string) error { return nil }
+func (p *taps) Output(byte, []byte) bool                     { return true }
+func (p *taps) Resize(uint32, uint32)                        {}
+func (p *taps) Exit(uint32, string)                          {}
+func (p *taps) Ready() bool                                  { return true }
+
+func (p *taps) Input(b []byte, verdict byte) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if verdict == observe.Keep {
+		p.kept.Write(b)
+	} else {
+		p.withheld.Write(b)
+	}
+	return true
+}
+
+func (p *taps) AgentUse(u recorder.AgentUse) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.uses = append(p.uses, u)
+}
+
+func TestOnlyWhatAPromptEchoesIsToldAsKept(t *testing.T) {
+	tap := new(taps)
+	c := open(t, engine(t), Params{TTY: new(TTY), Tap: tap, Redact: true})
+	c.ask("pty-req", payload.PtyRequest{Term: "xterm", Columns: 80, Rows: 24}.Marshal(), true)
+	c.exec("read a; stty -echo; echo password; read b; stty echo; echo again; read c; stty raw -echo; echo raw; head -c 3; stty sane; echo $a $c")
+	for _, step := range [][2]string{{"", "first\n"}, {"password", "secret\n"}, {"again", "third\n"}, {"raw", "raw"}} {
+		for shown := ""; !strings.Contains(shown, step[0]); {
+			b := make([]byte, 1)
+			if _, err := c.ch.Read(b); err != nil {
+				t.Fatal(err)
+			}
+			shown += string(b)
+		}
+		_, _ = c.ch.Write([]byte(step[1]))
+	}
+	if exit, _ := c.finish(); exit != "0" || !strings.Contains(c.out.String(), "first third") {
+		t.Errorf("%q %q", c.out.String(), exit)
+	}
+	if tap.kept.String() != "first\nthird\nraw" || tap.withheld.String() != "secret\n" {
+		t.Errorf("kept %q, withheld %q", tap.kept.String(), tap.withheld.String())
 	}
 }
 
@@ -372,7 +437,7 @@ type writeCloser struct{ *channel.Conn }
 func (w writeCloser) Close() error { return w.CloseWrite() }
 
 func TestAgentSocketIsTheLoginsAndIsRemoved(t *testing.T) {
-	c := open(t, engine(t), Params{Login: "bob", OpenBack: func(context.Context, string) (io.ReadWriteCloser, error) {
+	c := open(t, engine(t), Params{Login: "bob", OpenBack: func(context.Context, payload.Accept) (io.ReadWriteCloser, error) {
 		a, b := net.Pipe()
 		go func() { _, _ = io.Copy(b, b) }()
 		return a, nil

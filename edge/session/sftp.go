@@ -2,14 +2,12 @@ package session
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
 
-	"github.com/pkg/sftp"
-
 	"hawser/edge/login"
+	"hawser/edge/sftp"
 )
 
 // helperArgument makes a program that serves sessions be the sftp server instead: rights can only be given up by a process of its own.
@@ -25,7 +23,7 @@ func RunHelper(args []string) (code int, ok bool) {
 	if err != nil {
 		wd = "/"
 	}
-	if err := serveFiles(stdio{}, wd); err != nil {
+	if err := sftp.Serve(context.Background(), stdio{}, wd); err != nil {
 		fmt.Fprintln(os.Stderr, "hawser sftp:", err)
 		return 1, true
 	}
@@ -36,26 +34,29 @@ type stdio struct{}
 
 func (stdio) Read(b []byte) (int, error)  { return os.Stdin.Read(b) }
 func (stdio) Write(b []byte) (int, error) { return os.Stdout.Write(b) }
-func (stdio) Close() error                { return errors.Join(os.Stdin.Close(), os.Stdout.Close()) }
 
 // serveFiles is the file server of a login that is the agent's own account: it has no rights to give up, so it needs no process.
 func (s *session) serveFiles(ctx context.Context) {
 	done := make(chan error, 1)
+	files, stop := context.WithCancel(ctx) // ends the server in the middle of what it does; s.wg waits for it
+	defer stop()
 	s.wg.Go(func() {
 		defer func() {
 			if p := recover(); p != nil {
 				done <- fmt.Errorf("file server: %v", p)
 			}
 		}()
-		done <- serveFiles(fileChannel{s.ch}, s.account.Home)
+		var rw io.ReadWriter = s.ch
+		if s.params.Tap != nil {
+			rw = tappedFiles{s.ch, s.params.Tap}
+		}
+		done <- sftp.Serve(files, rw, s.account.Home)
 	})
 	for {
 		select {
 		case q, ok := <-s.ch.Requests():
 			if !ok {
 				s.result.Err = errGone
-				s.ch.Close() // ends the server's reading, where that has not ended
-				<-done
 				return
 			}
 			_ = q.Reply(s.during(q, 0))
@@ -68,37 +69,12 @@ func (s *session) serveFiles(ctx context.Context) {
 			return
 		case <-ctx.Done():
 			s.result.Err = context.Cause(ctx)
+			s.over()
 			s.say(s.result.Err)
-			s.ch.Close()
-			<-done
 			s.report()
 			return
 		}
 	}
-}
-
-// fileChannel is a channel that a file server does not close: its exit status is still to be told.
-type fileChannel struct{ io.ReadWriter }
-
-func (fileChannel) Close() error { return nil }
-
-func serveFiles(rw io.ReadWriteCloser, dir string) error {
-	srv, err := sftp.NewServer(rw, sftp.WithServerWorkingDirectory(dir))
-	if err != nil {
-		return err
-	}
-	err = srv.Serve()
-	if errors.Is(err, io.EOF) {
-		err = nil
-	}
-	return errors.Join(err, ignoreClosed(srv.Close()))
-}
-
-func ignoreClosed(err error) error {
-	if errors.Is(err, os.ErrClosed) {
-		return nil
-	}
-	return err
 }
 
 // helperPath is our own program as the account can start it: by its path, else by the kernel's link, which needs no way to the file but fails
