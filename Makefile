@@ -21,15 +21,15 @@ demo: ## a cluster with three agents, here, now
 
 .PHONY: test
 test: ## everything CI asks: format, vet, lint, vulnerabilities, tests, sizes, emulated agents, black box
-	@sh tools/test.sh
+	@sh tools/apart.sh sh tools/test.sh
 
 .PHONY: test-long
 test-long: ## the same with the stated periods and counts
-	@HAWSER_LONG=1 sh tools/test.sh
+	@HAWSER_LONG=1 sh tools/apart.sh sh tools/test.sh
 
 .PHONY: bench
 bench: build ## figures beside OpenSSH's, as ratios of one run
-	HAWSER_BIN=$(CURDIR)/$(BIN) $(GO) test -run '^$$' -bench . -benchtime 1x -count 1 -timeout 2h ./test/bench
+	HAWSER_BIN=$(CURDIR)/$(BIN) sh tools/apart.sh $(GO) test -run '^$$' -bench . -benchtime 1x -count 1 -timeout 2h ./test/bench
 	$(GO) test -run '^$$' -bench . ./tunnel/... ./recorder/... ./auth/...
 
 .PHONY: cross
@@ -39,7 +39,7 @@ cross: ## the agent for every target, into dist/
 .PHONY: proto
 proto: ## the generated half of auth/api, from its .proto
 	protoc -I auth/api --plugin=protoc-gen-go=$$($(GO) tool -n protoc-gen-go) --plugin=protoc-gen-connect-go=$$($(GO) tool -n protoc-gen-connect-go) \
-	  --go_out=auth/api --go_opt=paths=source_relative --connect-go_out=auth/api --connect-go_opt=paths=source_relative hawser.proto
+	  --go_out=auth/api --go_opt=paths=source_relative --connect-go_out=auth/api --connect-go_opt=paths=source_relative auth/api/*.proto
 
 .PHONY: fuzz
 fuzz: ## every decoder for a short time each (FUZZTIME=30s)

@@ -38,15 +38,15 @@ var cold = []string{
 	"internal/runtime/cgroup", "internal/sync", "io", "io/fs", "log", "math/big", "net", "net/url", "os/...", "path/...", "reflect",
 	"sort", "sync", "syscall", "time",
 	"vendor/golang.org/x/crypto/cryptobyte/...", "vendor/golang.org/x/net/...",
-	"github.com/creack/pty", "github.com/hashicorp/yamux", "github.com/kr/fs", "github.com/pkg/sftp/...",
+	"github.com/creack/pty", "github.com/hashicorp/yamux",
 	"github.com/quic-go/quic-go/internal/handshake", "github.com/quic-go/quic-go/internal/protocol",
 	"github.com/quic-go/quic-go/internal/qerr", "github.com/quic-go/quic-go/internal/utils/...",
 	"github.com/quic-go/quic-go/internal/wire", "github.com/quic-go/quic-go/quicvarint", "golang.org/x/crypto/cryptobyte/...",
 	"golang.org/x/crypto/ssh", "golang.org/x/sys/...",
 	"hawser/auth/...", "hawser/edge", "hawser/edge/command", "hawser/edge/e2e", "hawser/edge/forward", "hawser/edge/login",
-	"hawser/edge/netwatch", "hawser/edge/pty", "hawser/edge/relay", "hawser/edge/session", "hawser/recorder", "hawser/tunnel",
+	"hawser/edge/netwatch", "hawser/edge/pty", "hawser/edge/relay", "hawser/edge/session", "hawser/edge/sftp", "hawser/recorder/...", "hawser/tunnel",
 	"hawser/tunnel/channel/...", "hawser/tunnel/identity", "hawser/tunnel/inner", "hawser/tunnel/quicconn", "hawser/tunnel/resume",
-	"hawser/tunnel/wire", "hawser/tunnel/yamuxconn",
+	"hawser/tunnel/idle", "hawser/tunnel/screen", "hawser/tunnel/wire", "hawser/tunnel/yamuxconn",
 }
 
 // overlay writes, below dir, the file list that `go build -overlay` reads:
@@ -68,7 +68,7 @@ func overlay(ctx context.Context, dir string) (string, error) {
 		if src, err = edit(src); err != nil {
 			return fmt.Errorf("%s: %w", original, err)
 		}
-		replacement := filepath.Join(dir, filepath.Base(file))
+		replacement := filepath.Join(dir, strings.ReplaceAll(file, "/", "-"))
 		replace[original] = replacement
 		return os.WriteFile(replacement, src, 0o644)
 	}
@@ -78,6 +78,11 @@ func overlay(ctx context.Context, dir string) (string, error) {
 		}
 		return bytes.Replace(src, []byte(scratchType), []byte(scratchSmall), 1), nil
 	})
+	for _, e := range edits {
+		if err == nil {
+			err = change(e.file, e.apply)
+		}
+	}
 	for _, curve := range leftOut {
 		if err == nil {
 			err = change(curvesDir+"/p"+curve+".go", func(src []byte) ([]byte, error) { return withoutCurve(curve, src) })

@@ -8,24 +8,23 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+
+	"hawser/test/harness"
 )
 
 // built compiles each target at most once for all the tests of the package.
 var built = struct {
 	sync.Mutex
-	dir  string
+	dir  string // empty until the first
 	path map[string]string
 }{path: map[string]string{}}
 
 func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "hawser-cross-test-")
-	if err != nil {
-		panic(err)
-	}
-	built.dir = dir
-	code := m.Run()
-	os.RemoveAll(dir)
-	os.Exit(code)
+	harness.Main(m, func() {
+		if built.dir != "" {
+			os.RemoveAll(built.dir)
+		}
+	})
 }
 
 func agent(t *testing.T, target Target) string {
@@ -34,6 +33,13 @@ func agent(t *testing.T, target Target) string {
 	defer built.Unlock()
 	if p, ok := built.path[target.Name]; ok {
 		return p
+	}
+	if built.dir == "" {
+		dir, err := os.MkdirTemp("", "hawser-cross-test-")
+		if err != nil {
+			t.Fatal(err)
+		}
+		built.dir = dir
 	}
 	p := filepath.Join(built.dir, "hawser-edge-"+target.Name)
 	if err := target.Build(t.Context(), "..", p); err != nil {

@@ -25,6 +25,7 @@ func TestAgentsServeUnderEmulation(t *testing.T) {
 			continue
 		}
 		t.Run(target.Name, func(t *testing.T) {
+			t.Parallel() // most of it waits for the renewal
 			emulator, err := exec.LookPath(target.Qemu)
 			if err != nil {
 				t.Fatalf("%s is not installed: make test installs it when root", target.Qemu)

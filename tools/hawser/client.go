@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/tls"
+	"errors"
 	"fmt"
 
 	"connectrpc.com/connect"
@@ -27,18 +28,21 @@ func dial() (*client, error) {
 	}
 	p, err := profile.Open(dir)
 	if err != nil {
-		return nil, fmt.Errorf("%w: point HAWSER_HOME at one (hawser up writes DIR/home)", err)
+		return nil, fmt.Errorf("%w: `hawser login` makes one, or point HAWSER_HOME at one (hawser up writes DIR/home)", err)
 	}
 	cert, err := p.TLSCertificate()
+	if errors.Is(err, profile.ErrLoggedOut) {
+		err = fmt.Errorf("%w; `hawser login` logs in", err)
+	}
 	if err != nil {
 		p.Close()
 		return nil, err
 	}
-	s := p.Settings
 	conn, err := apiclient.Dial(apiclient.Options{
-		Addr:        s.APIAddr,
-		Verify:      apiclient.ByPin(s.Cluster, s.CAPin, nil),
+		More:        p.Addresses(),
+		Verify:      heldTrust(p),
 		Certificate: func() *tls.Certificate { return &cert },
+		Reached:     p.Reached,
 	})
 	if err != nil {
 		p.Close()

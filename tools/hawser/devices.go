@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -40,6 +41,43 @@ type deviceView struct {
 	CertNotAfter string            `json:"certificate_not_after,omitempty" yaml:"certificate_not_after,omitempty"`
 	Logins       []string          `json:"logins,omitempty" yaml:"logins,omitempty"`
 	Sessions     uint32            `json:"sessions" yaml:"sessions"`
+	Mode         string            `json:"mode" yaml:"mode"`                         // tunnel, direct (hubs dial it), both, or via another device
+	Listen       string            `json:"listen,omitempty" yaml:"listen,omitempty"` // ip:port of its own port
+	State        string            `json:"state" yaml:"state"`                       // online, offline, quarantined or recovering
+	Quarantine   string            `json:"quarantine,omitempty" yaml:"quarantine,omitempty"`
+	Quarantined  string            `json:"quarantined,omitempty" yaml:"quarantined,omitempty"` // since
+	CloneSources []string          `json:"clone_sources,omitempty" yaml:"clone_sources,omitempty"`
+	Note         string            `json:"note,omitempty" yaml:"note,omitempty"`
+	FormerNames  []string          `json:"former_names,omitempty" yaml:"former_names,omitempty"`
+	Fingerprint  string            `json:"fingerprint,omitempty" yaml:"fingerprint,omitempty"`
+	Generation   uint64            `json:"generation,omitempty" yaml:"generation,omitempty"`
+	Behind       *behindView       `json:"behind,omitempty" yaml:"behind,omitempty"`
+}
+
+// deviceState is a device's state in a word.
+func deviceState(d *api.Device) string {
+	switch {
+	case d.Quarantine != "":
+		return "quarantined"
+	case d.Online:
+		return "online"
+	case d.Recovering:
+		return "recovering"
+	}
+	return "offline"
+}
+
+// deviceMode is how a device is reached: by tunnels it keeps, at a port of its own, where hubs dial it too, both, or through another.
+func deviceMode(d *api.Device) string {
+	switch {
+	case d.Behind != nil:
+		return "via " + cmp.Or(d.Behind.ViaName, d.Behind.Via)
+	case d.TunnelOff:
+		return "direct"
+	case d.ListenAddress != "":
+		return "both"
+	}
+	return "tunnel"
 }
 
 // tunnelView is one of a device's tunnels as data.
@@ -74,6 +112,8 @@ func viewDevice(d *api.Device, now time.Time) deviceView {
 		LastSeen: stamp(d.LastSeenUnix), Joined: stamp(d.JoinedUnix), CertNotAfter: stamp(d.CertificateNotAfterUnix),
 		Logins: d.Logins, Sessions: d.Sessions,
 		Zone: d.Zone, Since: stamp(d.SinceUnix), LastHub: d.LastHub, LastCarrier: d.LastCarrier, LastReason: d.LastReason,
+		Mode: deviceMode(d), Listen: d.ListenAddress, State: deviceState(d), Quarantine: d.Quarantine, Quarantined: stamp(d.QuarantinedUnix), CloneSources: d.CloneSources, Note: d.Note,
+		FormerNames: d.FormerNames, Fingerprint: d.Fingerprint, Generation: d.Generation, Behind: viewBehind(d.Behind),
 	}
 	for _, t := range d.Tunnels {
 		v.Tunnels = append(v.Tunnels, tunnelView{t.Hub, t.Zone, t.Carrier, t.Slot, t.Slot == 0, t.Silent, t.Observed, stamp(t.SinceUnix)})
@@ -160,17 +200,17 @@ func printDevices(out io.Writer, format string, devices []*api.Device, now time.
 	}
 	head := []string{"NAME", "STATE", "SEEN", "LABELS"}
 	if format == formatWide {
-		head = append(head, "HUB", "ZONE", "CARRIER", "TUNNELS", "ADDRESS", "MACHINE", "AGENT", "SESSIONS", "UUID")
+		head = append(head, "MODE", "HUB", "ZONE", "CARRIER", "TUNNELS", "ADDRESS", "MACHINE", "AGENT", "SESSIONS", "UUID", "NOTE")
 	}
 	var rows [][]string
 	for _, d := range devices {
-		state, seen := "offline", ago(now, d.LastSeenUnix)
+		seen := ago(now, d.LastSeenUnix)
 		if d.Online {
-			state, seen = "online", "now"
+			seen = "now"
 		}
-		row := []string{d.Name, state, seen, labels(d.Labels)}
+		row := []string{d.Name, deviceState(d), seen, labels(d.Labels)}
 		if format == formatWide {
-			row = append(row, d.Hub, d.Zone, d.Carrier, fmt.Sprint(len(d.Tunnels)), d.Observed, d.Os+"/"+d.Arch, d.AgentVersion, fmt.Sprint(d.Sessions), d.Uuid)
+			row = append(row, deviceMode(d), d.Hub, d.Zone, d.Carrier, fmt.Sprint(len(d.Tunnels)), d.Observed, d.Os+"/"+d.Arch, d.AgentVersion, fmt.Sprint(d.Sessions), d.Uuid, d.Note)
 		}
 		rows = append(rows, row)
 	}
@@ -205,12 +245,32 @@ func printDevice(out io.Writer, format string, d *api.Device, now time.Time) err
 		return data(out, format, v)
 	}
 	rows := [][2]string{{"name", v.Name}, {"uuid", v.UUID}, {"state", tellState(d, now)}, {"labels", labels(d.Labels)}}
+	if d.Quarantine != "" {
+		rows = append(rows, [2]string{"quarantine", fmt.Sprintf("since %s: %s", when(d.QuarantinedUnix), d.Quarantine)},
+			[2]string{"seen at", strings.Join(d.CloneSources, " and ")}, [2]string{"to end it", "switch the copy off, then `hawser device recover " + d.Name + "`"})
+	}
+	if d.Note != "" {
+		rows = append(rows, [2]string{"note", d.Note})
+	}
+	if d.Behind != nil {
+		rows = append(append(rows, behindRows(d)...), [][2]string{
+			{"added", when(d.JoinedUnix)}, {"former names", strings.Join(d.FormerNames, " ")}, {"your logins", strings.Join(v.Logins, " ")}, {"sessions", fmt.Sprint(v.Sessions)},
+		}...)
+		return printRows(out, rows)
+	}
+	switch {
+	case d.TunnelOff:
+		rows = append(rows, [2]string{"mode", "direct: people and hubs come to " + d.ListenAddress})
+	case d.ListenAddress != "":
+		rows = append(rows, [2]string{"mode", "both: people come by its tunnels and to " + d.ListenAddress})
+	}
 	for i, t := range d.Tunnels {
 		rows = append(rows, [2]string{[]string{"tunnel", ""}[min(i, 1)], tellTunnel(t, now)})
 	}
 	rows = append(rows, [][2]string{
 		{"own addresses", strings.Join(v.Addresses, " ")}, {"hostname", v.Hostname}, {"machine", v.OS + "/" + v.Arch}, {"agent", v.AgentVersion},
-		{"joined", when(d.JoinedUnix)}, {"certificate until", when(d.CertificateNotAfterUnix)}, {"your logins", strings.Join(v.Logins, " ")},
+		{"joined", when(d.JoinedUnix)}, {"certificate until", when(d.CertificateNotAfterUnix)}, {"generation", fmt.Sprint(d.Generation)}, {"key", d.Fingerprint},
+		{"former names", strings.Join(d.FormerNames, " ")}, {"your logins", strings.Join(v.Logins, " ")},
 		{"sessions", fmt.Sprint(v.Sessions)},
 	}...)
 	if v.Outage != "" {
@@ -219,25 +279,16 @@ func printDevice(out io.Writer, format string, d *api.Device, now time.Time) err
 	for i, e := range d.History {
 		rows = append(rows, [2]string{[]string{"history", ""}[min(i, 1)], tellEvent(e, now)})
 	}
+	return printRows(out, rows)
+}
+
+func printRows(out io.Writer, rows [][2]string) error {
 	for _, row := range rows {
 		if _, err := fmt.Fprintf(out, "%-18s %s\n", row[0], dash(wire.Quote(row[1], 1000))); err != nil {
 			return err
 		}
 	}
 	return nil
-}
-
-func newDevice() *cobra.Command {
-	return group("device", "Devices of the cluster", &cobra.Command{
-		Use:               "rm DEVICE",
-		Short:             "Take a device out of the cluster: its certificate is void at once",
-		Args:              cobra.ExactArgs(1),
-		ValidArgsFunction: completeDevices,
-		RunE: func(c *cobra.Command, args []string) error {
-			_, err := call(c.Context(), apiconnect.AdminServiceClient.RemoveDevice, &api.RemoveDeviceRequest{Device: args[0]})
-			return err
-		},
-	})
 }
 
 // group is a command that only holds others.

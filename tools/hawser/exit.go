@@ -34,11 +34,19 @@ func (e usageError) Unwrap() error { return e.err }
 // offlineError says that a device cannot be reached now.
 type offlineError struct{ error }
 
+// silentError is an exit code of an answer that was printed already.
+type silentError int
+
+func (silentError) Error() string { return "" }
+
 // exitCode maps an error to what the shell sees. The exit code of a program
 // that was run for the person passes through.
 func exitCode(err error) int {
 	if _, ok := errors.AsType[usageError](err); ok {
 		return exitUsage
+	}
+	if e, ok := errors.AsType[silentError](err); ok {
+		return int(e)
 	}
 	if _, ok := errors.AsType[offlineError](err); ok {
 		return exitOffline
@@ -46,7 +54,7 @@ func exitCode(err error) int {
 	if e, ok := errors.AsType[*exec.ExitError](err); ok && e.ExitCode() > 0 {
 		return e.ExitCode()
 	}
-	if errors.Is(err, profile.ErrNone) {
+	if errors.Is(err, profile.ErrNone) || errors.Is(err, profile.ErrLoggedOut) {
 		return exitLogin
 	}
 	if errors.Is(err, context.DeadlineExceeded) {

@@ -134,10 +134,10 @@ func TestListSaysWhichHub(t *testing.T) {
 		t.Fatal(err)
 	}
 	lines := strings.Split(out.String(), "\n")
-	if f := strings.Fields(lines[1]); strings.Join(f[:8], " ") != "gw-17 online now - hub-2 b quic 2" {
+	if f := strings.Fields(lines[1]); strings.Join(f[:8], " ") != "gw-17 online now - tunnel hub-2 b quic" {
 		t.Errorf("online: %q", lines[1])
 	}
-	if f := strings.Fields(lines[2]); strings.Join(f[:9], " ") != "gw-2 offline 1 min ago - - - -" {
+	if f := strings.Fields(lines[2]); strings.Join(f[:9], " ") != "gw-2 offline 1 min ago - tunnel - -" {
 		t.Errorf("offline: %q", lines[2])
 	}
 }
@@ -149,14 +149,14 @@ func TestSessionsSayWhetherTheyAreDetached(t *testing.T) {
 	}
 	lost := &api.Session{Id: []byte("0000000000000000"), HubGoneSinceUnixNano: noon.Add(-70 * time.Second).UnixNano(), DetachedSinceUnixNano: 1}
 	var out bytes.Buffer
-	if err := printSessions(&out, formatTable, append(list, lost), noon); err != nil {
+	if err := printSessions(&out, formatTable, append(list, lost), nil, noon); err != nil {
 		t.Fatal(err)
 	}
 	if s := out.String(); !strings.Contains(s, "STATE") || !strings.Contains(s, "  attached ") || !strings.Contains(s, "  detached 12s ") || !strings.Contains(s, "  hub gone 1m10s ") {
 		t.Errorf("got\n%s", s)
 	}
 	out.Reset()
-	if err := printSessions(&out, formatJSON, list, noon); err != nil {
+	if err := printSessions(&out, formatJSON, list, nil, noon); err != nil {
 		t.Fatal(err)
 	}
 	var got []struct {

@@ -4,6 +4,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -11,6 +12,7 @@ import (
 	"syscall"
 
 	"hawser/auth/api"
+	"hawser/auth/ca"
 	edge "hawser/edge/command"
 	"hawser/edge/session"
 )
@@ -30,6 +32,9 @@ func main() {
 	if err != nil {
 		if text := api.MessageOf(err); text != "" {
 			fmt.Fprintln(os.Stderr, "hawser:", text)
+		}
+		if errors.Is(err, ca.ErrUnknownCA) || errors.Is(err, ca.ErrUnpinned) {
+			fmt.Fprintln(os.Stderr, "if the cluster's CA was replaced: ask an admin for the pin (`hawser ca status`), then `hawser login --hub HUB --ca-pin PIN`")
 		}
 		os.Exit(exitCode(err))
 	}

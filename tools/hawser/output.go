@@ -1,12 +1,16 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf16"
+	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
 
@@ -58,9 +62,14 @@ func dash(s string) string {
 // data writes v as JSON or YAML.
 func data(w io.Writer, format string, v any) error {
 	if format == formatJSON {
-		e := json.NewEncoder(w)
+		var b bytes.Buffer
+		e := json.NewEncoder(&b)
 		e.SetIndent("", "  ")
-		return e.Encode(v)
+		if err := e.Encode(v); err != nil {
+			return err
+		}
+		_, err := w.Write(unshaped(b.Bytes()))
+		return err
 	}
 	e := yaml.NewEncoder(w)
 	e.SetIndent(2)
@@ -68,6 +77,23 @@ func data(w io.Writer, format string, v any) error {
 		return err
 	}
 	return e.Close()
+}
+
+// unshaped writes what in JSON's strings has no shape of its own as \uXXXX: encoding/json lets DEL, the C1 controls and marks that turn
+// text around through, and a device's words would drive the terminal they are printed on.
+func unshaped(b []byte) []byte {
+	out := make([]byte, 0, len(b))
+	for _, r := range string(b) {
+		switch {
+		case r == '\n' || unicode.IsPrint(r):
+			out = utf8.AppendRune(out, r)
+		default:
+			for _, u := range utf16.AppendRune(nil, r) {
+				out = fmt.Appendf(out, `\u%04x`, u)
+			}
+		}
+	}
+	return out
 }
 
 // when prints a Unix time for people; 0 is not known.

@@ -24,10 +24,10 @@ func newRoot() *cobra.Command {
 	root.SetErr(os.Stderr)
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
 	root.AddCommand(
-		newUp(), newStatus(),
-		newList(), newShow(), newSSH(), newSCP(),
-		newDevice(), newHub(), newToken(), newUser(), newSessions(),
-		newRecordings(), newPlay(), newApply(), newGet(),
+		newUp(), newLogin(), newLogout(), newStatus(), newRenew(), newConfig(),
+		newList(), newShow(), newSSH(), newExec(), newSCP(), newJoin(),
+		newDevice(), newHub(), newCA(), newBackup(), newToken(), newUser(), newLock(), newAudit(), newSessions(),
+		newRecordings(), newPlay(), newApply(), newDiff(), newGet(), newRole(), newAccess(),
 	)
 	asUsageErrors(root)
 	return root

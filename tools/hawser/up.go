@@ -12,6 +12,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -386,6 +387,7 @@ func (c *cluster) startProfile(ctx context.Context) error {
 	}
 	c.ready.Home = c.profile.Dir
 	c.group.next()
+	rotated := c.auth.Rotated() // before what it tells of is used
 	notAfter, err := c.renewProfile(ctx)
 	if err != nil {
 		return err
@@ -399,8 +401,10 @@ func (c *cluster) startProfile(ctx context.Context) error {
 			select {
 			case <-ctx.Done():
 				return nil
+			case <-rotated: // what it trusts is old, and another CA may sign
 			case <-time.After(wait):
 			}
+			rotated = c.auth.Rotated()
 			next, err := c.renewProfile(ctx)
 			if err != nil {
 				c.cfg.Log.Warn("the admin's certificate was not renewed; trying again", "error", err)
@@ -421,7 +425,7 @@ func (c *cluster) renewProfile(ctx context.Context) (time.Time, error) {
 	if err != nil {
 		return time.Time{}, err
 	}
-	s := profile.Settings{Cluster: c.ready.Cluster, User: adminName, APIAddr: c.ready.APIAddr, CAPin: c.ready.CAPin, SSHAddr: c.ready.SSHAddr}
+	s := profile.Settings{Cluster: c.ready.Cluster, User: adminName, APIAddr: c.ready.APIAddr, CAPin: c.auth.Pin(), SSHAddr: c.ready.SSHAddr}
 	err = c.profile.Save(s, profile.Credentials{SSHCert: cred.SshCertificate, Chain: cred.Chain, Trust: cred.Trust})
 	return time.Unix(cred.NotAfterUnix, 0), err
 }
@@ -491,17 +495,15 @@ func (c *cluster) writeConfig(ctx context.Context) (map[string]bool, error) {
 		return nil, err
 	}
 	online := map[string]bool{}
-	var names []string
 	for _, d := range devices {
 		online[d.Name] = d.Online
-		names = append(names, d.Name)
 	}
-	slices.Sort(names)
+	slices.SortFunc(devices, func(a, b *api.Device) int { return strings.Compare(a.Name, b.Name) })
 	var more []string
 	for _, h := range c.ready.Hubs[1:] {
 		more = append(more, h.SSHAddr)
 	}
-	c.ready.SSHConfig, err = writeSSHConfig(c.cfg.Dir, c.profile, more, localLogin(), names)
+	c.ready.SSHConfig, err = writeSSHConfig(c.cfg.Dir, c.profile, more, localLogin(), devices)
 	return online, err
 }
 

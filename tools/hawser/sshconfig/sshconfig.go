@@ -5,6 +5,7 @@ package sshconfig
 
 import (
 	"fmt"
+	"net/netip"
 	"slices"
 	"strings"
 
@@ -20,45 +21,97 @@ type Config struct {
 	KnownHosts string   // path of the known_hosts file
 	Login      string   // the login of end-to-end connections; empty: ssh's default
 	Devices    []string // names, already checked against the grammar
+	// Direct is where devices serve people themselves, by name: ip:port.
+	Direct map[string]string
 }
 
 // Hub is where a hub's SSH side is.
 type Hub struct{ Host, Port string }
 
 // Render returns the text of an ssh_config(5) file: one alias a device for hub
-// mode, one with the prefix e2e- for end to end, and the hubs themselves as
+// mode, one with the prefix e2e- for end to end, one with direct- where the device
+// has a port of its own, and the hubs themselves as
 // `hub`, `hub-2`, `hub-3`..., but for names that a device has.
 func (c Config) Render() []byte {
 	var b strings.Builder
-	b.WriteString("# Written by hawser, and written again when devices join: changes made here are lost.\n\n")
+	b.WriteString(header)
+	c.aliases(&b)
+	b.WriteString("Host *\n")
+	b.WriteString(c.options())
+	return []byte(b.String())
+}
+
+const header = "# Written by hawser, and written again when devices join: changes made here are lost.\n\n"
+
+// aliases writes what the names stand for, and returns them: nothing outside these is to be touched.
+func (c Config) aliases(b *strings.Builder) (names []string) {
 	for i, h := range c.Hubs {
 		alias := "hub"
 		if i > 0 {
 			alias = fmt.Sprintf("hub-%d", i+1)
 		}
 		if !slices.Contains(c.Devices, alias) {
-			fmt.Fprintf(&b, "Host %s\n  User hawser\n%s\n", alias, h.at())
+			fmt.Fprintf(b, "Host %s\n  User hawser\n%s\n", alias, h.at())
+			names = append(names, alias)
 		}
 	}
 	for _, d := range c.Devices {
-		fmt.Fprintf(&b, "Host %s\n  User %s\n%s\n", d, d, c.Hubs[0].at())
-		fmt.Fprintf(&b, "Host e2e-%s\n  HostName %s\n  Port 22\n  ProxyJump hub\n", d, d)
+		fmt.Fprintf(b, "Host %s\n  User %s\n%s\n", d, d, c.Hubs[0].at())
+		fmt.Fprintf(b, "Host e2e-%s\n  HostName %s\n  Port 22\n  ProxyJump hub\n", d, d)
 		if c.Login != "" {
-			fmt.Fprintf(&b, "  User %s\n", c.Login)
+			fmt.Fprintf(b, "  User %s\n", c.Login)
 		}
 		b.WriteString("\n")
+		names = append(names, d, "e2e-"+d)
+		// The certificate names the device and not its address.
+		if at, err := netip.ParseAddrPort(c.Direct[d]); err == nil && !slices.Contains(c.Devices, "direct-"+d) {
+			fmt.Fprintf(b, "Host direct-%s\n  HostName %s\n  Port %d\n  HostKeyAlias %s\n", d, at.Addr(), at.Port(), d)
+			if c.Login != "" {
+				fmt.Fprintf(b, "  User %s\n", c.Login)
+			}
+			b.WriteString("\n")
+			names = append(names, "direct-"+d)
+		}
 	}
-	fmt.Fprintf(&b, `Host *
-  IdentityFile %s
+	return names
+}
+
+// options are the same for every host of the cluster.
+func (c Config) options() string {
+	return fmt.Sprintf(`  IdentityFile %s
   CertificateFile %s
   IdentitiesOnly yes
   UserKnownHostsFile %s
   GlobalKnownHostsFile /dev/null
   StrictHostKeyChecking yes
   UpdateHostKeys no
+  PreferredAuthentications publickey,keyboard-interactive
   PasswordAuthentication no
-  KbdInteractiveAuthentication no
+  SendEnv HAWSER_WAIT
 %s`, quote(c.KeyPath), quote(c.CertPath), quote(c.KnownHosts), ciphers())
+}
+
+// maxPatterns are on one Host line: older clients read no endless ones.
+const maxPatterns = 30
+
+// Include returns the text of a file to be included in a person's own ssh_config(5): as Render, but it concerns the hubs and devices alone,
+// by alias or by the hubs' addresses. renew is a shell command that is run before each connection to one of them; empty: none.
+func (c Config) Include(renew string) []byte {
+	var b strings.Builder
+	b.WriteString(header)
+	names := c.aliases(&b)
+	for _, h := range c.Hubs {
+		// For DEVICE@HOST. This machine itself is not taken for a hub: a person may have an sshd of his own there.
+		if ip, err := netip.ParseAddr(h.Host); !slices.Contains(names, h.Host) && h.Host != "localhost" && (err != nil || !ip.IsLoopback()) {
+			names = append(names, h.Host)
+		}
+	}
+	for some := range slices.Chunk(names, maxPatterns) {
+		if renew != "" {
+			fmt.Fprintf(&b, "Match originalhost %s exec \"%s\"\n", strings.Join(some, ","), strings.ReplaceAll(renew, "%", "%%"))
+		}
+		fmt.Fprintf(&b, "Host %s\n%s\n", strings.Join(some, " "), c.options())
+	}
 	return []byte(b.String())
 }
 
