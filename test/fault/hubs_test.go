@@ -128,11 +128,12 @@ func TestNothingIsLeftOfTheEntryHubsSessions(t *testing.T) {
 
 // A rolling restart: each of three hubs is told to end and started again, while the sessions come in by a fourth.
 func TestARollingRestartLosesNoSession(t *testing.T) {
-	t.Parallel()
 	const hubs, entry = 4, 4
-	devices, each := 5, 4
+	devices, each, rate := 5, 4, 10
 	if harness.Long() {
-		devices, each = 38, 8
+		devices, each, rate = 38, 8, 2 // and alone and slowly: else this machine is what is measured
+	} else {
+		t.Parallel()
 	}
 	w := harness.NewWorld(t, hubs)
 	var streams []*harness.Stream
@@ -142,7 +143,7 @@ func TestARollingRestartLosesNoSession(t *testing.T) {
 		opened := make([]*harness.Stream, each)
 		var wg sync.WaitGroup
 		for i := range each {
-			wg.Go(func() { opened[i] = s.Open(t, harness.HubExec, entry, 10, 24) })
+			wg.Go(func() { opened[i] = s.Open(t, harness.HubExec, entry, rate, 24) })
 		}
 		wg.Wait()
 		if t.Failed() {

@@ -118,11 +118,12 @@ func TestTheDevicesPageTellsWhyItWasAway(t *testing.T) {
 	s := w.AddSite(t, "gw-story")
 	s.StartEdge(t, "HAWSER_CARRIER=tls")
 	page := func() string { return string(w.Hawser(t, "show", s.Name).Stdout) }
+	// An idle device has nothing to send that could be refused: it would learn of it by its next keepalive.
+	args := w.SSH(1, harness.HubMode, s.Name, "-T")
+	busy := harness.Start(t, nil, args[0], append(args[1:], "while sleep 0.2; do echo busy; done")...)
+	harness.Eventually(t, 30*time.Second, "the device sends something", func() bool { return strings.Contains(busy.Output(), "busy") })
 	// A firewall on the way that answers: the tunnel ends at once, and no new one comes.
 	s.InRouter(t, "nft add rule ip hw faults ip protocol tcp reject with tcp reset")
-	// An idle tunnel has nothing to send that could be refused.
-	args := w.SSH(1, harness.HubMode, s.Name, "-T")
-	harness.Start(t, nil, args[0], append(args[1:], "true")...)
 	harness.Eventually(t, 40*time.Second, "the device is offline", func() bool {
 		d, err := w.Show(t, s.Name)
 		return err == nil && !d.Online

@@ -19,12 +19,15 @@ var programs = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
+	programsDir = dir
 	cmd := exec.Command("go", "build", "-trimpath", "-o", dir+"/",
 		"hawser/edge/cmd/hawser-edge", "hawser/hub/cmd/hawser-hub", "hawser/auth/cmd/hawser-auth", "hawser/tools/hawser")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	return dir, cmd.Run()
 })
+
+var programsDir string // empty unless programs built some
 
 // Program is the path of one of the four programs, taken from HAWSER_BIN or
 // built once for the test binary.
@@ -48,7 +51,7 @@ var tools = sync.OnceValues(func() (string, error) {
 		return "", err
 	}
 	cmd := exec.Command("go", "build", "-trimpath", "-o", dir+"/", "hawser/test/harness/cmd/counter", "hawser/test/harness/cmd/flood", "hawser/test/harness/cmd/impair",
-		"hawser/tools/fleet")
+		"hawser/test/harness/cmd/authload", "hawser/tools/fleet")
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
 	cmd.Stdout, cmd.Stderr = os.Stderr, os.Stderr
 	toolsDir = dir
@@ -57,7 +60,7 @@ var tools = sync.OnceValues(func() (string, error) {
 
 var toolsDir string // empty until tools was called
 
-// Tool is the path of one of the harness's own programs: counter, flood, impair, and the fleet.
+// Tool is the path of one of the harness's own programs: counter, flood, impair, authload, and the fleet.
 func Tool(t testing.TB, name string) string {
 	t.Helper()
 	dir, err := tools()
@@ -76,11 +79,10 @@ func Main(m *testing.M, after ...func()) {
 	if accountMade {
 		_ = exec.Command("userdel", login).Run()
 	}
-	if toolsDir != "" {
-		os.RemoveAll(toolsDir)
-	}
-	if dir, err := programs(); err == nil && os.Getenv("HAWSER_BIN") == "" {
-		os.RemoveAll(dir)
+	for _, dir := range []string{toolsDir, programsDir} {
+		if dir != "" {
+			os.RemoveAll(dir)
+		}
 	}
 	os.Exit(code)
 }

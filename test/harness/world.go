@@ -70,7 +70,16 @@ type HubHost struct {
 // NewWorld starts auth and n hubs.
 func NewWorld(t testing.TB, n int) *World {
 	t.Helper()
+	return NewWorldOn(t, n, nil)
+}
+
+// NewWorldOn is NewWorld whose directory for auth's data is prepared first: a disk may be mounted there.
+func NewWorldOn(t testing.TB, n int, prepare func(auth string)) *World {
+	t.Helper()
 	w := newWorld(t)
+	if prepare != nil {
+		prepare(w.AuthData())
+	}
 	w.StartAuth(t)
 	for k := range n {
 		w.AddHub(t, k+1)
@@ -120,7 +129,7 @@ func (w *World) Host(t testing.TB, name, addr string) string {
 // StartAuth starts the auth service, anew if it ran before, and waits until it answers.
 func (w *World) StartAuth(t testing.TB) {
 	t.Helper()
-	w.Auth = w.in(t, w.authNS, nil, Program(t, "hawser-auth"), "run", "--data", w.Dir+"/auth", "--cluster", w.Cluster, "--listen", AuthHost+":7443", "--admin-profile", w.Home)
+	w.Auth = w.in(t, w.authNS, nil, Program(t, "hawser-auth"), "run", "--data", w.AuthData(), "--cluster", w.Cluster, "--listen", AuthHost+":7443", "--admin-profile", w.Home)
 	Eventually(t, 30*time.Second, "auth answers", func() bool {
 		select {
 		case <-w.Auth.Done():
@@ -133,6 +142,9 @@ func (w *World) StartAuth(t testing.TB) {
 		return w.Hawser(t, "status").Code == 0
 	})
 }
+
+// AuthData is auth's data directory.
+func (w *World) AuthData() string { return w.Dir + "/auth" }
 
 // AddHub makes hub k join by a token of its own, and waits until auth calls it online.
 func (w *World) AddHub(t testing.TB, k int, args ...string) *HubHost {
@@ -377,6 +389,16 @@ var account = sync.OnceValue(func() error {
 	return nil
 })
 
+// Account is the name of that account, which is there until Main ends.
+func Account(t testing.TB) string {
+	t.Helper()
+	Need(t, "useradd", "userdel")
+	if err := account(); err != nil {
+		t.Fatal(err)
+	}
+	return login
+}
+
 var accountMade bool // for Main to undo
 
 // SSH is the argument list of ssh(1) on the laptop, to a device by the k-th hub.
@@ -386,6 +408,19 @@ func (w *World) SSH(hub int, way Way, device string, options ...string) []string
 		return append(args, "-J", fmt.Sprintf("hub%d", hub), login+"@"+device)
 	}
 	return append(args, "-o", fmt.Sprintf("HostName=%s", w.Hubs[hub-1].Addr), "-p", fmt.Sprint(SSHPort), "-l", login+"="+device, device)
+}
+
+// SCP is the argument list of scp(1) on the laptop, which copies a device's file to nowhere by the k-th hub.
+func (w *World) SCP(hub int, device, path string) []string {
+	return []string{
+		"ip", "netns", "exec", w.laptop, "scp", "-q", "-F", w.config, "-o", fmt.Sprintf("HostName=%s", w.Hubs[hub-1].Addr), "-P", fmt.Sprint(SSHPort),
+		"-o", "User=" + login + "=" + device, device + ":" + path, "/dev/null",
+	}
+}
+
+// OnLaptop is an argument list that runs a program there.
+func (w *World) OnLaptop(args ...string) []string {
+	return append([]string{"ip", "netns", "exec", w.laptop}, args...)
 }
 
 // AtHub runs a command of the hub itself, `ssh hub ls`.
@@ -603,6 +638,14 @@ func (s *Site) Impair(t testing.TB, delay time.Duration, loss float64) (heal fun
 		time.Sleep(delay)
 		p.Stop(t)
 	}
+}
+
+// Rate bounds the link between the device and its router, each way, in megabits a second.
+func (s *Site) Rate(t testing.TB, mbit int) {
+	t.Helper()
+	limit := fmt.Sprintf("tbf rate %dmbit burst 32kb latency 50ms", mbit)
+	s.InRouter(t, "tc qdisc add dev lan0 root "+limit)
+	s.InDevice(t, "tc qdisc add dev lan1 root "+limit)
 }
 
 // Traffic is how many bytes of IP the device has received and sent.
