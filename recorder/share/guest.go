@@ -48,8 +48,10 @@ type guest struct {
 	// Under room.mu:
 	note     string
 	until    time.Time
-	standing string // what is shown while there is no note
-	end      error  // why he is to go
+	greeting time.Time // until then the note is his welcome, and the next one waits
+	next     string    // the last that came meanwhile
+	standing string    // what is shown while there is no note
+	end      error     // why he is to go
 	putOut   bool
 	presence
 }
@@ -105,7 +107,7 @@ func (g *guest) welcome(text string) (begun bool) {
 	r := g.room
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	g.noteLocked(clip(text))
+	g.greetLocked(clip(text))
 	r.attendLocked(g)
 	r.reachLocked(g)
 	return r.begun
@@ -176,8 +178,32 @@ func (g *guest) wake() {
 }
 
 func (g *guest) noteLocked(text string) {
-	g.note, g.until = text, time.Now().Add(noteTime)
+	if g.next = text; time.Until(g.greeting) <= 0 {
+		g.note, g.until, g.next = text, time.Now().Add(noteTime), ""
+	}
 	g.wake()
+}
+
+// greetLocked shows the welcome until it can have been read: one who has a session begin by his coming is told his keys and, at once, that it begins.
+func (g *guest) greetLocked(text string) {
+	if text != "" {
+		g.noteLocked(text)
+		g.greeting = time.Now().Add(greetTime)
+	}
+}
+
+// noteNowLocked is the note to show now, and for how long until this is to be asked again; 0: until something changes.
+func (g *guest) noteNowLocked() (note string, left time.Duration) {
+	if g.next != "" {
+		if left = time.Until(g.greeting); left > 0 {
+			return g.note, left
+		}
+		g.noteLocked(g.next)
+	}
+	if left = time.Until(g.until); left > 0 {
+		return g.note, left
+	}
+	return g.standing, 0
 }
 
 func (g *guest) endLocked(why error) {
@@ -288,11 +314,8 @@ func (g *guest) paint(o Guest) error {
 	defer timer.Stop()
 	for {
 		r.mu.Lock()
-		end, note := g.overLocked(), g.note
-		left := time.Until(g.until)
-		if left <= 0 {
-			note = g.standing
-		}
+		end := g.overLocked()
+		note, left := g.noteNowLocked()
 		// What the session showed last is seen before it is over.
 		if r.screen != nil && (end == nil || r.closed != nil && end == error(r.closed) && r.closed.Reason != unfollowed) {
 			func() {
@@ -319,7 +342,7 @@ func (g *guest) paint(o Guest) error {
 		case <-g.ctx.Done():
 		}
 		var fades <-chan time.Time
-		if note != "" && left > 0 {
+		if left > 0 {
 			timer.Reset(left)
 			fades = timer.C
 		}

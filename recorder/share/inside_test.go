@@ -7,6 +7,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	"hawser/tunnel/wire"
 )
@@ -47,6 +48,7 @@ func TestAWordIsShownToAll(t *testing.T) {
 		h := new(host)
 		r := New(h, 40, 2)
 		p := join(t, r, "bob", Observer, 60, 5)
+		time.Sleep(greetTime)
 		r.Heed(wire.Tell{What: wire.TellAll, Text: "ann: look at this"})
 		if got := p.sees(); !strings.Contains(got, "ann: look at this") {
 			t.Errorf("the guest sees\n%s", got)

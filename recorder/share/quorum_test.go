@@ -77,6 +77,37 @@ func begun(r *Room) bool {
 	}
 }
 
+func TestWhoHasASessionBeginByHisComingCanReadHisKeys(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := New(new(host), 40, 2)
+		r.Require(Rules{Owner: "ann", Needs: []Need{moderators(1, "lead", false)}})
+		p := comesBy(t, r, Guest{User: "bob", Roles: []string{"lead"}, Mode: Moderator, Welcome: "p pauses"})
+		shows := func(want string, not ...string) {
+			t.Helper()
+			got := p.sees()
+			for _, n := range not {
+				if strings.Contains(got, n) {
+					t.Errorf("he sees %q:\n%s", n, got)
+				}
+			}
+			if !strings.Contains(got, want) {
+				t.Errorf("he does not see %q:\n%s", want, got)
+			}
+		}
+		shows("p pauses")
+		r.Note("the last of what came")
+		time.Sleep(greetTime - 4*pace)
+		shows("p pauses", "the last of what came")
+		time.Sleep(4 * pace)
+		shows("the last of what came", "p pauses")
+		time.Sleep(noteTime - greetTime)
+		r.Note("at once")
+		shows("at once")
+		time.Sleep(noteTime)
+		shows("", "at once", "what came", "p pauses")
+	})
+}
+
 func TestASessionBeginsWhenAllAreThereAndNotBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := New(new(host), 20, 2)

@@ -116,8 +116,9 @@ const (
 	// reachPace is how often it is looked whether one who counts is reached, and reachGrace how long he may not be: a stream moves to another tunnel in less.
 	reachPace  = time.Second
 	reachGrace = 3 * time.Second
-	// noteTime is how long a note is shown.
-	noteTime = 5 * time.Second
+	// noteTime is how long a note is shown, and greetTime how long a guest's first note at least.
+	noteTime  = 5 * time.Second
+	greetTime = 2 * time.Second
 	// maxNote bounds a note, in bytes.
 	maxNote = 400
 	// maxWords of what is to be told of a guest wait for the session's owner and its recorder.

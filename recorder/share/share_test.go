@@ -273,6 +273,7 @@ func TestAModeratorPausesAndEnds(t *testing.T) {
 		r := New(h, 40, 2)
 		o := join(t, r, "ann", Observer, 60, 5)
 		p := join(t, r, "bob", Moderator, 60, 5)
+		time.Sleep(greetTime)
 		_, _ = p.in.Write([]byte("pp"))
 		if got := o.sees(); !strings.Contains(got, "bob paused the session") {
 			t.Errorf("the others see\n%s", got)
