@@ -1,7 +1,6 @@
 package cross
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -49,50 +48,53 @@ var cold = []string{
 	"hawser/tunnel/idle", "hawser/tunnel/screen", "hawser/tunnel/wire", "hawser/tunnel/yamuxconn",
 }
 
-// overlay writes, below dir, the file list that `go build -overlay` reads:
-// [scratchFile] with a small buffer, and stubs for the curves that are left out
-// (curves.go). Not for FIPS builds.
-func overlay(ctx context.Context, dir string) (string, error) {
+// change is what is done to one file of Go's own.
+type change struct {
+	file string // in GOROOT
+	do   func(original []byte) ([]byte, error)
+}
+
+// changes are those to the standard library: [scratchFile] with a small buffer,
+// edits, and stubs for the curves that are left out (curves.go). Not for FIPS builds.
+func changes() []change {
+	list := []change{edit{scratchFile, scratchType, scratchSmall}.change()}
+	for _, e := range edits {
+		list = append(list, e.change())
+	}
+	for _, curve := range leftOut {
+		list = append(list, change{curvesDir + "/p" + curve + ".go", func(src []byte) ([]byte, error) { return withoutCurve(curve, src) }})
+	}
+	// It belongs to P-224.
+	return append(list, change{curvesDir + "/p224_sqrt.go", func([]byte) ([]byte, error) { return []byte("package nistec\n"), nil }})
+}
+
+// overlay makes the changes in copies below dir, and writes the list of them that
+// `go build -overlay` reads.
+func overlay(ctx context.Context, dir string, changes []change) (string, error) {
 	out, err := exec.CommandContext(ctx, "go", "env", "GOROOT").Output()
 	if err != nil {
 		return "", fmt.Errorf("ask go for GOROOT: %w", err)
 	}
 	root := strings.TrimSpace(string(out))
 	replace := map[string]string{}
-	change := func(file string, edit func(original []byte) ([]byte, error)) error {
-		original := filepath.Join(root, filepath.FromSlash(file))
-		src, err := os.ReadFile(original)
+	for _, c := range changes {
+		original := filepath.Join(root, filepath.FromSlash(c.file))
+		replacement := filepath.Join(dir, strings.ReplaceAll(c.file, "/", "-"))
+		from := original
+		if replace[original] != "" { // changed before
+			from = replacement
+		}
+		src, err := os.ReadFile(from)
 		if err != nil {
-			return fmt.Errorf("read a file of Go's to replace: %w", err)
+			return "", fmt.Errorf("read a file of Go's to replace: %w", err)
 		}
-		if src, err = edit(src); err != nil {
-			return fmt.Errorf("%s: %w", original, err)
+		if src, err = c.do(src); err != nil {
+			return "", fmt.Errorf("%s: %w", original, err)
 		}
-		replacement := filepath.Join(dir, strings.ReplaceAll(file, "/", "-"))
+		if err := os.WriteFile(replacement, src, 0o644); err != nil {
+			return "", err
+		}
 		replace[original] = replacement
-		return os.WriteFile(replacement, src, 0o644)
-	}
-	err = change(scratchFile, func(src []byte) ([]byte, error) {
-		if bytes.Count(src, []byte(scratchType)) != 1 {
-			return nil, fmt.Errorf("no longer declares %q once: look again at what this Go release reserves, then mend cross/build.go", scratchType)
-		}
-		return bytes.Replace(src, []byte(scratchType), []byte(scratchSmall), 1), nil
-	})
-	for _, e := range edits {
-		if err == nil {
-			err = change(e.file, e.apply)
-		}
-	}
-	for _, curve := range leftOut {
-		if err == nil {
-			err = change(curvesDir+"/p"+curve+".go", func(src []byte) ([]byte, error) { return withoutCurve(curve, src) })
-		}
-	}
-	if err == nil { // it belongs to P-224
-		err = change(curvesDir+"/p224_sqrt.go", func([]byte) ([]byte, error) { return []byte("package nistec\n"), nil })
-	}
-	if err != nil {
-		return "", err
 	}
 	list, err := json.Marshal(map[string]map[string]string{"Replace": replace})
 	if err != nil {
@@ -148,16 +150,21 @@ func (t Target) Build(ctx context.Context, module, out string) error {
 	if err != nil {
 		return err
 	}
-	err = t.build(ctx, dir, module, out)
+	toolexec, err := linker(ctx, dir)
+	if err == nil {
+		err = t.build(ctx, dir, module, out, "-toolexec", toolexec)
+	}
 	return errors.Join(err, os.RemoveAll(dir))
 }
 
-func (t Target) build(ctx context.Context, dir, module, out string) error {
-	list, err := overlay(ctx, dir)
+// build is Build by way of dir and with more flags.
+func (t Target) build(ctx context.Context, dir, module, out string, flags ...string) error {
+	list, err := overlay(ctx, dir, changes())
 	if err != nil {
 		return err
 	}
 	args := []string{"build", "-trimpath", "-buildvcs=false", "-overlay", list, "-ldflags", "-s -w -buildid= " + t.link() + stamp(ctx, module), "-o", out}
+	args = append(args, flags...)
 	for _, p := range cold {
 		args = append(args, "-gcflags="+p+"=-l")
 	}

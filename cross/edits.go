@@ -5,7 +5,7 @@ import (
 	"fmt"
 )
 
-// edit changes one place of a file of the standard library for the agent.
+// edit changes one place of a file of Go's own for the agent.
 type edit struct {
 	file     string
 	old, new string
@@ -45,9 +45,11 @@ func olderTLS(file, head string) edit {
 	return edit{file, head, head + "\n\treturn errors.New(\"tls: versions below 1.3 are left out of this build\")"}
 }
 
+func (e edit) change() change { return change{e.file, e.apply} }
+
 func (e edit) apply(src []byte) ([]byte, error) {
 	if bytes.Count(src, []byte(e.old)) != 1 {
-		return nil, fmt.Errorf("no longer has %q once: look again at what this Go release does there, then mend cross/edits.go", e.old)
+		return nil, fmt.Errorf("no longer has %q once: look again at what this Go release does there, then mend the edit", e.old)
 	}
 	return bytes.Replace(src, []byte(e.old), []byte(e.new), 1), nil
 }

@@ -1,9 +1,11 @@
 // Command cross builds the agent for the targets named, or for all of them,
-// into a directory, and prints each file's size against its budget.
+// into a directory, and prints each file's size against its budget. With -lines
+// it copies what it reads, and gives stack traces of the agent's their lines.
 package main
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
@@ -16,8 +18,9 @@ import (
 
 func main() {
 	out := flag.String("o", "dist", "directory for the built agents")
+	lines := flag.Bool("lines", false, "find the lines of the stack traces in what is read, which that target's agent of this commit wrote")
 	flag.Usage = func() {
-		fmt.Fprintln(flag.CommandLine.Output(), "usage: cross [-o DIR] [TARGET ...]\ntargets:")
+		fmt.Fprintln(flag.CommandLine.Output(), "usage: cross [-o DIR] [TARGET ...]\n       cross -lines TARGET <TRACE\ntargets:")
 		for _, t := range cross.Targets {
 			fmt.Fprintf(flag.CommandLine.Output(), "  %s\n", t.Name)
 		}
@@ -25,20 +28,43 @@ func main() {
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, *out, flag.Args()); err != nil {
+	run := func() error { return build(ctx, *out, flag.Args()) }
+	if *lines {
+		run = func() error { return findLines(ctx, flag.Args()) }
+	}
+	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "cross:", err)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, dir string, names []string) error {
+func findLines(ctx context.Context, names []string) error {
+	if len(names) != 1 {
+		return errors.New("-lines takes the one target whose agent wrote the trace: `cross -h` lists them")
+	}
+	t, err := find(names[0])
+	if err != nil {
+		return err
+	}
+	return t.Lines(ctx, ".", os.Stdin, os.Stdout)
+}
+
+func find(name string) (cross.Target, error) {
+	t, ok := cross.Find(name)
+	if !ok {
+		return t, fmt.Errorf("no target %q: `cross -h` lists them", name)
+	}
+	return t, nil
+}
+
+func build(ctx context.Context, dir string, names []string) error {
 	targets := cross.Targets
 	if len(names) > 0 {
 		targets = nil
 		for _, n := range names {
-			t, ok := cross.Find(n)
-			if !ok {
-				return fmt.Errorf("no target %q: `cross -h` lists them", n)
+			t, err := find(n)
+			if err != nil {
+				return err
 			}
 			targets = append(targets, t)
 		}
