@@ -8,6 +8,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -115,14 +116,15 @@ func pick(short, long int) int {
 
 func TestMatrix(t *testing.T) {
 	x := newScene(t)
-	for name, f := range map[string]func(*testing.T, scene){
+	rows := map[string]func(*testing.T, scene){
 		"plink, pscp": plink, "dbclient": dbclient, "curl sftp (libssh2)": curlSFTP, "paramiko": paramikoRow, "mlkem768x25519 (x cryptos client)": postQuantum,
 		"OpenSSH with algorithms of 7.4": oldAlgorithms, "ssh-keyscan": keyscan, "sshfs": sshfs, "git clone and push": git, "rsync many files": rsyncMany,
 		"rsync partial and delete": rsyncPartial, "ansible": ansible, "the shape of VS Code": vscode, "ssh -X": x11, "ssh -N and -f": background,
 		"sftp batch": sftpBatch, "sftp resume": sftpResume, "control commands": controlCommands, "escapes and window": escapes,
 		"ExitOnForwardFailure and -W refused": refusedForwards, "-R names and clashes": remoteNames, "keepalives and -C": keepalives,
-	} {
-		t.Run(name, func(t *testing.T) { f(t, x) }) // one at a time: what root's start-up files do at once is not ours to compare
+	}
+	for _, name := range slices.Sorted(maps.Keys(rows)) {
+		t.Run(name, func(t *testing.T) { rows[name](t, x) }) // one at a time: what root's start-up files do at once is not ours to compare
 	}
 }
 
@@ -608,6 +610,10 @@ func x11(t *testing.T, x scene) {
 	}
 	number := regexp.MustCompile(`localhost:\d+`)
 	clean := func(r harness.Result) string { return number.ReplaceAllString(show(r), "localhost:N") }
+	// The first xauth of all in a home says that it makes the file.
+	if r := harness.Run(t, nil, "ssh", x.ways[0].args(x.ways[0].host, "umask 077; : >>~/.Xauthority")...); r.Code != 0 {
+		t.Fatal(show(r))
+	}
 	same(t, x.ways, func(t *testing.T, w way) string {
 		run := func(args ...string) string { return clean(harness.RunEnv(t, env, nil, "ssh", w.args(args...)...)) }
 		plain := run("-Y", w.host, "echo $DISPLAY; xdpyinfo | sed -n '/version number/p;/vendor string/p;/dimensions/p'; for i in 1 2 3 4; do xdpyinfo >/dev/null & done; wait; xauth list $DISPLAY | wc -l; exit 4")
