@@ -2,6 +2,7 @@ package session
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -58,7 +59,7 @@ var errLeft = errors.New("left before it began")
 
 // gather stays until all are in who must be before anything of the session runs. What a person types at a terminal meanwhile goes nowhere, but that Ctrl-C leaves; without a
 // terminal nothing is read.
-func (s *session) gather(ctx context.Context) error {
+func (s *session) gather(ctx context.Context, command string) error {
 	m := s.room
 	if m == nil {
 		return nil
@@ -74,6 +75,10 @@ func (s *session) gather(ctx context.Context) error {
 	if s.pty != nil {
 		leaves = " (Ctrl-C leaves)"
 		s.readInput()
+	}
+	if s.pty != nil && command != "" {
+		cols := min(cmp.Or(int(s.size.Columns), pageCols), pageCols)
+		m.write("\r\n" + string(appendLine(nil, "hawser: command: "+command, cols))) // without a terminal it is on the page
 	}
 	m.tell(s.waitLine(m.Waits()) + leaves)
 	m.Mark("waits for " + m.Waits())
@@ -151,13 +156,15 @@ func (s *session) drop(b []byte) bool {
 }
 
 // tell shows a line to an owner who has no terminal, or nothing on it yet. It does not block: who reads nothing loses the lines beyond maxTold.
-func (m *room) tell(text string) {
+func (m *room) tell(text string) { m.write(crlf("hawser: " + text)) }
+
+func (m *room) write(line string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.over || len(m.lines) == maxTold {
 		return
 	}
-	if m.lines = append(m.lines, text); len(m.lines) == 1 {
+	if m.lines = append(m.lines, line); len(m.lines) == 1 {
 		m.s.wg.Go(m.tellOwner) // not over: nobody waits for the goroutines yet
 	}
 }
@@ -165,12 +172,11 @@ func (m *room) tell(text string) {
 func (m *room) tellOwner() {
 	for {
 		m.mu.Lock()
-		text := "hawser: " + m.lines[0]
+		line := []byte(m.lines[0])
 		m.mu.Unlock()
 		if m.s.pty == nil {
-			_, _ = m.s.ch.Stderr().Write([]byte(crlf(text))[2:])
+			_, _ = m.s.ch.Stderr().Write(line[2:])
 		} else {
-			line := []byte(crlf(text))
 			m.Output(line)
 			_, _ = m.s.ch.Write(line)
 		}

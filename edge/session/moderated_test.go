@@ -121,7 +121,7 @@ func TestNothingTypedBeforeTheModeratorOrInAPauseRuns(t *testing.T) {
 	tap.got(t, "4again\n")
 	m := lead(t, e, id, "mo", share.Moderator)
 	c.marked("the session begins")
-	c.shows("ready")
+	c.shows("\nready")
 	e.rooms.get(id).settles(t)
 	_, _ = c.ch.Write([]byte("late\n"))
 	tap.got(t, "2late\n")
@@ -146,7 +146,7 @@ func TestNothingTypedBeforeTheModeratorOrInAPauseRuns(t *testing.T) {
 	c.marked("here again")
 	tap.taken(c, "two\n\x04")
 	exit, _ := c.finish()
-	if out := c.out.String(); exit != "0" || !strings.Contains(out, "got-two") || strings.Count(out, "got-") != 3 {
+	if out := c.out.String(); exit != "0" || !strings.Contains(out, "got-two") || strings.Count(out, "\ngot-") != 3 {
 		t.Errorf("%q, %q", exit, out)
 	}
 }
@@ -163,14 +163,14 @@ func TestASessionEndsWithoutItsModeratorsOrWhenThePersonLeaves(t *testing.T) {
 	id := newID()
 	c := start(id, []policy.Moderators{{Count: 1, Roles: []string{"lead"}}})
 	m := lead(t, e, id, "mo", share.Moderator)
-	c.shows("ready")
+	c.shows("\nready")
 	m.ch.Close()
 	if exit, r := c.finish(); exit != "HUP" || r.Err == nil || !strings.Contains(c.out.String(), "there is no longer 1 moderator with the role lead") {
 		t.Errorf("%q %v:\n%s", exit, r.Err, c.out.String())
 	}
 	c = start(newID(), oneLead)
 	_, _ = c.ch.Write([]byte("\x03"))
-	if exit, r := c.finish(); exit != "255" || !errors.Is(r.Err, errLeft) || strings.Contains(c.out.String(), "ready") {
+	if exit, r := c.finish(); exit != "255" || !errors.Is(r.Err, errLeft) || strings.Contains(c.out.String(), "\nready") {
 		t.Errorf("%q %v:\n%s", exit, r.Err, c.out.String())
 	}
 	if len(e.rooms.byID) != 0 {
@@ -196,6 +196,21 @@ func TestACommandsInputWaitsForTheModeratorWhole(t *testing.T) {
 	if exit, _ := c.finish(); exit != "0" || c.out.String() != in || !strings.HasSuffix(c.err.String(), "done\n") {
 		t.Errorf("%s, %d bytes, %q", exit, c.out.Len(), c.err.String())
 	}
+}
+
+// At a terminal a command may show nothing before it is done.
+func TestWhoComesToACommandAtATerminalIsShownIt(t *testing.T) {
+	id, e := newID(), engine(t)
+	c := open(t, e, Params{SessionID: id, Moderators: oneLead})
+	c.ask("pty-req", payload.PtyRequest{Term: "xterm", Columns: 60, Rows: 24}.Marshal(), true)
+	// A row of the command's never looks like one of ours, nor does it drive a screen.
+	c.exec("true '\x1b[2J" + strings.Repeat("x", 60-len("hawser: command: true '\\x1b[2J")) + "everybody required is here'; cat")
+	c.shows("(Ctrl-C leaves)")
+	m := lead(t, e, id, "mo", share.Moderator)
+	m.shows("hawser: command: true '\\x1b[2Jx")
+	m.shows("\n  xeverybody required is here'; cat")
+	c.marked("the session begins")
+	_, _ = c.ch.Write([]byte("\x04"))
 }
 
 func TestFilesWaitForTheModeratorWhoSeesThem(t *testing.T) {

@@ -54,7 +54,7 @@ func cells(r rune) int {
 	return 2
 }
 
-// fits tells whether so many cells have room on a row. Its last cell stays empty: where the cursor is behind that, terminals differ.
+// fits tells whether so many cells have room on a row of the page's. Its last cell stays empty: where the cursor is behind that, terminals differ.
 func fits(n int) bool { return n < pageCols }
 
 // line adds a line of ours.
@@ -66,11 +66,11 @@ func (p *page) line(text string) {
 		b = append(b, "\r\n"...)
 	}
 	p.row, p.used = p.row[:0], 0
-	p.m.Output(appendLine(b, text))
+	p.m.Output(appendLine(b, text, pageCols))
 }
 
-// appendLine appends a line of ours, on lineRows at most, and how much of it is not shown.
-func appendLine(b []byte, text string) []byte {
+// appendLine appends a line of ours, on lineRows of a screen with that many columns at most, and how much of it is not shown.
+func appendLine(b []byte, text string, cols int) []byte {
 	used, rows := 0, 1
 	for i, n := 0, 0; i < len(text); i += n {
 		_, n = utf8.DecodeRuneInString(text[i:])
@@ -79,7 +79,7 @@ func appendLine(b []byte, text string) []byte {
 		for _, r := range shown {
 			wide += cells(r)
 		}
-		if !fits(used + wide) {
+		if used+wide >= cols {
 			b, used = append(b, "\r\n"+hanging...), len(hanging)
 			if rows++; rows > lineRows {
 				return append(b, "… and "+strconv.Itoa(len(text)-i)+" bytes that are not shown\r\n"...)

@@ -54,7 +54,7 @@ func (s *session) run(ctx context.Context, kind, command string) error {
 		s.say(fmt.Errorf("%w; continuing without one (ssh -T asks for none)", s.ptyErr))
 	}
 	s.openRoom(ctx, command, asked, kind)
-	if err := s.gather(ctx); err != nil {
+	if err := s.gather(ctx, command); err != nil {
 		return err
 	}
 	if s.x11 != nil {

@@ -376,6 +376,13 @@ func TestForwards(t *testing.T) {
 		at := port()
 		_, p, _ := net.SplitHostPort(at)
 		harness.Start(t, nil, "python3", "-m", "http.server", "--bind", "127.0.0.1", "--directory", web, p)
+		harness.Eventually(t, 20*time.Second, "the web server listens", func() bool {
+			c, err := net.Dial("tcp", at)
+			if err == nil {
+				c.Close()
+			}
+			return err == nil
+		})
 		same(t, ways, func(t *testing.T, w way) string {
 			socks := port()
 			return forward(t, w, func() string {
