@@ -46,7 +46,7 @@ func ReadStatus(path string) (Status, error) {
 	if err != nil {
 		return s, fmt.Errorf("read identity: %w", err)
 	}
-	s.Running = errors.Is(dir.Lock(), identity.ErrLocked)
+	s.Running = dir.InUse()
 	s.Name, s.UUID, s.Cluster, s.Generation, s.Hubs = creds.Name, creds.UUID, creds.Cluster, creds.Counter, creds.Hubs
 	s.Key = fingerprint(creds.Key)
 	if s.UUID != "" {

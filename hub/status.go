@@ -3,7 +3,6 @@ package hub
 import (
 	"crypto/x509"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
 	"time"
@@ -41,7 +40,7 @@ func ReadStatus(data string) (Status, error) {
 		return Status{}, fmt.Errorf("read identity: %w", err)
 	}
 	st := Status{
-		Name: c.Name, UUID: c.UUID, Cluster: c.Cluster, NotAfter: leaf.NotAfter, Running: errors.Is(dir.Lock(), identity.ErrLocked),
+		Name: c.Name, UUID: c.UUID, Cluster: c.Cluster, NotAfter: leaf.NotAfter, Running: dir.InUse(),
 	}
 	if b, err := dir.Read(authclient.LogHeadFile); err == nil {
 		st.LogHead = string(b)

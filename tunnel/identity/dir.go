@@ -16,6 +16,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 )
 
 var (
@@ -34,6 +35,10 @@ const (
 	trailerText = "hawser-sum1\n" // ends every file, after the SHA-256 of what comes before
 	trailerLen  = sha256.Size + len(trailerText)
 	maxFile     = 1 << 20 // bytes; identities have 64 KiB at most
+
+	// lockTries and lockPace are how often Lock tries, for who only looks has the lock for a moment.
+	lockTries = 10
+	lockPace  = 20 * time.Millisecond
 )
 
 // Dir is a state directory. Its methods are safe for concurrent use.
@@ -57,26 +62,44 @@ func Open(path string) (*Dir, error) {
 	return &Dir{path: path, root: root}, nil
 }
 
-// Lock takes the directory for this process until Close. A second process gets an error wrapping ErrLocked.
+// Lock takes the directory for this process until Close. A second process gets an error wrapping ErrLocked. It waits for who looks by InUse.
 func (d *Dir) Lock() error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.lock != nil {
 		return nil
 	}
-	f, err := d.root.OpenFile(lockName, os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		return fmt.Errorf("lock state directory: %w", err)
-	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		f.Close()
-		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return fmt.Errorf("state directory %s %w; stop it, or give this one a directory of its own", d.path, ErrLocked)
-		}
-		return fmt.Errorf("lock state directory %s: %w", d.path, err)
+	f, err := d.flock(syscall.LOCK_EX)
+	for try := 1; errors.Is(err, ErrLocked) && try < lockTries; try++ {
+		time.Sleep(lockPace)
+		f, err = d.flock(syscall.LOCK_EX)
 	}
 	d.lock = f
-	return nil
+	return err
+}
+
+// InUse tells whether a process has the directory locked, this one included. It keeps nobody from locking it.
+func (d *Dir) InUse() bool {
+	f, err := d.flock(syscall.LOCK_SH) // two who look are not in each other's way
+	if err == nil {
+		_ = f.Close()
+	}
+	return errors.Is(err, ErrLocked)
+}
+
+func (d *Dir) flock(how int) (*os.File, error) {
+	f, err := d.root.OpenFile(lockName, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock state directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), how|syscall.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("state directory %s %w; stop it, or give this one a directory of its own", d.path, ErrLocked)
+		}
+		return nil, fmt.Errorf("lock state directory %s: %w", d.path, err)
+	}
+	return f, nil
 }
 
 // Close releases the directory and its lock.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -120,6 +121,30 @@ func TestOneProcessPerDirectory(t *testing.T) {
 	d.Close()
 	if err := second.Lock(); err != nil {
 		t.Errorf("after the first closed: %v", err)
+	}
+}
+
+// A status asked for while a hub starts kept it from starting.
+func TestWhoLooksKeepsNobodyFromTheDirectory(t *testing.T) {
+	d, path := open(t)
+	looks, err := d.flock(syscall.LOCK_SH) // the middle of InUse
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.InUse() {
+		t.Error("in use by one who looks")
+	}
+	time.AfterFunc(2*lockPace, func() { looks.Close() })
+	second, err := Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	if err := second.Lock(); err != nil {
+		t.Errorf("while another looks: %v", err)
+	}
+	if !d.InUse() {
+		t.Error("locked, and not in use")
 	}
 }
 
