@@ -16,25 +16,37 @@ import (
 //
 // A process belongs to the session by its environment (inherited, whatever session or group it moved to), by the session id of one that does,
 // or by descent from one. One that cleared its environment, began a session of its own and lost its parents before the first look is not found.
-func killAll(id string, leader int) {
+//
+// It begins with the leader's process group, which needs no look at the others; exited is closed when the leader has ended, and what is then
+// left is looked for at once. The leader must not have been reaped: its id is that of its group and its session until then.
+func killAll(id string, leader int, exited <-chan struct{}) {
+	begun := time.Now()
+	_ = unix.Kill(-leader, unix.SIGHUP)
+	_ = unix.Kill(-leader, unix.SIGCONT) // a stopped one would not see it
+	select {
+	case <-exited:
+	case <-time.After(hupWait / 2):
+	}
 	seen := map[int]bool{leader: true} // session ids that are ours
 	for _, step := range []struct {
 		sig  syscall.Signal
-		wait time.Duration
-	}{{unix.SIGHUP, hupWait}, {unix.SIGTERM, termWait}, {unix.SIGKILL, killWait}} {
+		wait time.Duration // since it began
+	}{{unix.SIGHUP, hupWait}, {unix.SIGTERM, hupWait + termWait}, {unix.SIGKILL, hupWait + termWait + killWait}} {
 		signalled := map[int]bool{}
-		for end := time.Now().Add(step.wait); ; time.Sleep(pollKill) {
+		for end := begun.Add(step.wait); ; time.Sleep(pollKill) {
 			left := members(id, seen)
 			if len(left) == 0 {
 				return
 			}
-			for _, pid := range left {
-				if signalled[pid] && step.sig != unix.SIGKILL {
+			for _, p := range left {
+				if signalled[p.pid] && step.sig != unix.SIGKILL {
 					continue
 				}
-				signalled[pid] = true
-				_ = unix.Kill(pid, step.sig)
-				_ = unix.Kill(pid, unix.SIGCONT) // a stopped one would not see it
+				signalled[p.pid] = true
+				if step.sig != unix.SIGHUP || p.group != leader {
+					_ = unix.Kill(p.pid, step.sig)
+					_ = unix.Kill(p.pid, unix.SIGCONT)
+				}
 			}
 			if time.Now().After(end) {
 				break
@@ -45,21 +57,22 @@ func killAll(id string, leader int) {
 
 // process is a living one, with the id of the session in its environment.
 type process struct {
-	pid, parent, session int
-	mark                 string
+	pid, parent, group, session int
+	start                       string // when it did, for the kernel: with pid it is its alone
+	mark                        string
 }
 
 // members finds the living processes of a session and adds their session ids to seen.
-func members(id string, seen map[int]bool) []int {
+func members(id string, seen map[int]bool) []process {
 	all := processes.now()
-	var found []int
+	var found []process
 	in := map[int]bool{}
 	for again := true; again; {
 		again = false
 		for _, p := range all {
 			if !in[p.pid] && (p.mark == id || seen[p.session] || in[p.parent]) {
 				in[p.pid], seen[p.session] = true, true
-				found = append(found, p.pid)
+				found = append(found, p)
 				again = true
 			}
 		}
@@ -96,8 +109,9 @@ func (t *table) now() []process {
 		t.looking = true
 		t.started++
 		n := t.started
+		known := t.list
 		t.mu.Unlock()
-		list := look()
+		list := look(known)
 		t.mu.Lock()
 		t.looking, t.list, t.done = false, list, n
 		t.looked.Broadcast()
@@ -105,12 +119,22 @@ func (t *table) now() []process {
 	return t.list
 }
 
-func look() []process {
+// kernelThread is among the flags of a thread of the kernel's own (PF_KTHREAD), of which a small device has more than of others.
+const kernelThread = 0x200000
+
+// look lists the processes there are. What was known of one to be a session's stays so, whatever it was replaced by.
+func look(known []process) []process {
 	dir, err := os.Open("/proc")
 	if err != nil {
 		return nil
 	}
 	defer dir.Close()
+	marked := make(map[int]process, len(known))
+	for _, p := range known {
+		if p.mark != "" {
+			marked[p.pid] = p
+		}
+	}
 	names, _ := dir.Readdirnames(-1)
 	variable := []byte("\x00" + sessionVariable + "=")
 	self := os.Getpid()
@@ -124,27 +148,42 @@ func look() []process {
 		if !ok {
 			continue
 		}
-		env, _ := os.ReadFile("/proc/" + name + "/environ")
-		if _, after, ok := bytes.Cut(append([]byte{0}, env...), variable); ok {
-			mark, _, _ := bytes.Cut(after, []byte{0})
-			p.mark = string(mark)
+		if m := marked[pid]; m.start == p.start {
+			p.mark = m.mark
+		} else {
+			env, _ := os.ReadFile("/proc/" + name + "/environ")
+			if _, after, ok := bytes.Cut(append([]byte{0}, env...), variable); ok {
+				mark, _, _ := bytes.Cut(after, []byte{0})
+				p.mark = string(mark)
+			}
 		}
 		list = append(list, p)
 	}
 	return list
 }
 
-// readProcess reads proc_pid_stat(5): pid (name) state ppid pgrp session ... The name may hold anything, so fields count from its last ")".
+// readProcess reads of a process that lives, and is not the kernel's, proc_pid_stat(5): pid (name) state ppid pgrp session tty tpgid flags ... starttime ... The name may hold anything, so fields count from its last ")".
 func readProcess(pid int) (process, bool) {
-	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
+	fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return process{}, false
 	}
+	defer unix.Close(fd)
+	b := make([]byte, 1024) // a name of 64 bytes and some fifty numbers
+	n, err := unix.Read(fd, b)
+	if err != nil {
+		return process{}, false
+	}
+	b = b[:n]
 	f := strings.Fields(string(b[bytes.LastIndexByte(b, ')')+1:]))
-	if len(f) < 4 || f[0] == "Z" || f[0] == "X" {
+	if len(f) < 20 || f[0] == "Z" || f[0] == "X" {
+		return process{}, false
+	}
+	if flags, _ := strconv.ParseUint(f[6], 10, 32); flags&kernelThread != 0 {
 		return process{}, false
 	}
 	parent, _ := strconv.Atoi(f[1])
+	group, _ := strconv.Atoi(f[2])
 	sid, _ := strconv.Atoi(f[3])
-	return process{pid: pid, parent: parent, session: sid}, true
+	return process{pid: pid, parent: parent, group: group, session: sid, start: f[19]}, true
 }

@@ -21,6 +21,8 @@ import (
 
 	"github.com/pkg/sftp"
 
+	"golang.org/x/sys/unix"
+
 	"hawser/auth/policy"
 	"hawser/edge/login"
 	"hawser/edge/pty"
@@ -360,6 +362,61 @@ func TestKillEndsEveryProcessAndSaysWhy(t *testing.T) {
 	}
 }
 
+// What is in the leader's group gets the first signal with it, and not once more by itself.
+func TestKillSendsHUPOnce(t *testing.T) {
+	id, told := fmt.Sprintf("once-%d", os.Getpid()), filepath.Join(t.TempDir(), "told")
+	c := open(t, engine(t), Params{SessionID: id})
+	c.exec("trap 'echo hup >>" + told + "' HUP; echo ready; while :; do sleep 0.01; done")
+	if _, err := io.ReadFull(c.ch, make([]byte, len("ready\n"))); err != nil {
+		t.Fatal(err)
+	}
+	c.cancel(errors.New("enough"))
+	c.finish()
+	if b, _ := os.ReadFile(told); string(b) != "hup\n" {
+		t.Errorf("the leader was told %q", b)
+	}
+}
+
+func TestWhatWasOfASessionStaysOfIt(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "read x; exec env -i sleep 1000")
+	cmd.Env = append(os.Environ(), sessionVariable+"=once")
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	mark := func(list []process) string {
+		for _, p := range list {
+			if p.pid == cmd.Process.Pid {
+				return p.mark
+			}
+		}
+		return "gone"
+	}
+	first := look(nil)
+	if m := mark(first); m != "once" {
+		t.Fatalf("first it is of %q", m)
+	}
+	_, _ = in.Write([]byte("\n"))
+	for end := time.Now().Add(10 * time.Second); mark(look(nil)) != ""; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("it was replaced by nothing")
+		}
+	}
+	if m := mark(look(first)); m != "once" {
+		t.Errorf("then it is of %q", m)
+	}
+	for i := range first {
+		first[i].start = "an earlier one's"
+	}
+	if m := mark(look(first)); m != "" {
+		t.Errorf("by the number of an earlier process it is of %q", m)
+	}
+}
+
 // The shell of `nohup prog &` ends before nohup has begun; a HUP at once killed it.
 func TestWhatGoesToTheBackgroundLastLivesOnWithNohup(t *testing.T) {
 	e := engine(t)
@@ -374,7 +431,9 @@ func TestWhatGoesToTheBackgroundLastLivesOnWithNohup(t *testing.T) {
 		for end := time.Now().Add(2 * time.Second); len(left) > 2 && time.Now().Before(end); time.Sleep(pollKill) {
 			left = members(id, map[int]bool{}) // a HUP takes its time
 		}
-		killAll(id, -1)
+		for _, p := range left {
+			_ = unix.Kill(p.pid, unix.SIGKILL)
+		}
 		if len(left) != 2 {
 			t.Fatalf("run %d: %d processes live on, want the two of nohup and setsid", i, len(left))
 		}

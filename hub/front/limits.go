@@ -35,6 +35,10 @@ const (
 	killGrace = 600 * time.Millisecond
 	// killWords is what a client then gets to take the reason.
 	killWords = time.Second
+	// maxSettling sessions that were killed close their recordings at once, and settleWait is how long one waits for its turn: a lock ends a thousand, and
+	// each is told before the rest of the work is done.
+	maxSettling = 8
+	settleWait  = 2 * time.Second
 	// recordingWait bounds storing the last chunk of a recording at the end of its session.
 	recordingWait = 10 * time.Second
 	// evictAge is the least age at which a connection that has not authenticated makes room for a new one.

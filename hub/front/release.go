@@ -3,6 +3,7 @@ package front
 import (
 	"fmt"
 	"net/netip"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 
@@ -22,8 +23,8 @@ func outcome(exit *exitInfo, err error) (status int32, reason string) {
 	return statusRefused, "failed"
 }
 
-// giveBack releases the session's place, once. It comes before the client sees the end: whoever starts the next session when this one is over
-// must not be refused for it.
+// giveBack releases the session's place, once. It comes before the client sees the end, unless somebody killed the session: whoever starts the next
+// one when this is over must not be refused for it.
 func (x *session) giveBack(status int32, reason string) {
 	x.given.Do(func() {
 		if why := x.why.Load(); why != nil {
@@ -32,6 +33,16 @@ func (x *session) giveBack(status int32, reason string) {
 		ran := x.state()
 		x.c.s.c.Backend.Release(x.id, Ended{ExitStatus: status, Reason: reason, Channel: ran.Channel, Command: ran.Command})
 	})
+}
+
+// settle waits for the turn of a session that was killed, and returns what ends that.
+func (s *Server) settle() (settled func()) {
+	select {
+	case s.settling <- struct{}{}:
+		return func() { <-s.settling }
+	case <-time.After(settleWait):
+		return func() {}
+	}
 }
 
 // overCap says why a channel more is more than the cluster lets a connection have (caps.per_connection); empty: it is not.

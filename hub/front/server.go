@@ -60,6 +60,7 @@ type Server struct {
 	pickers, waits, replays quota
 	recent                  recents
 	lists                   listing
+	settling                chan struct{} // has a token of each session that settles
 
 	mu       sync.Mutex
 	closing  bool
@@ -81,7 +82,7 @@ func New(c Config) *Server {
 	c.ReplayIdle = cmp.Or(c.ReplayIdle, replayIdle)
 	s := &Server{
 		c: c, gate: gate{total: c.MaxUnauthenticated, perSource: c.MaxUnauthenticatedPerSource},
-		conns: make(map[*conn]struct{}), sessions: make(map[[16]byte]*session),
+		conns: make(map[*conn]struct{}), sessions: make(map[[16]byte]*session), settling: make(chan struct{}, maxSettling),
 	}
 	s.stopping, s.stop = context.WithCancelCause(context.Background())
 	return s

@@ -241,6 +241,7 @@ func (x *session) serveOn(place *Place) {
 	status, reason = outcome(exit, err)
 	if why := x.why.Load(); why != nil {
 		reason = wire.Quote(*why, 256)
+		defer c.s.settle()()
 	}
 	x.closeRecording(exit)
 	c.s.c.Logger.Info("session closed", "user", c.identity.User, "device", place.DeviceName, "login", place.Login,
@@ -334,7 +335,9 @@ func (x *session) relay() (*exitInfo, error) {
 	x.deviceRequests() // until the device closed the channel or the stream broke
 	out.Wait()
 	exit, err := x.result(errors.Join(outErr[:]...))
-	x.giveBack(outcome(exit, err))
+	if x.why.Load() == nil {
+		x.giveBack(outcome(exit, err))
+	} // else many end at once, and each is told before auth is: nobody waits for his place
 	x.waitReplies() // after what may wait: a request that comes meanwhile is answered too
 
 	switch {
