@@ -27,4 +27,6 @@ const (
 	termWait = 300 * time.Millisecond
 	killWait = 2 * time.Second
 	pollKill = 20 * time.Millisecond
+	// lastWait is what the output of a session that was killed gets to end, so that its end can be told by itself.
+	lastWait = 100 * time.Millisecond
 )

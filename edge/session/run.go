@@ -371,6 +371,10 @@ func (r *running) kill(cause error) {
 	case <-time.After(killWait): // in an uninterruptible wait of a broken driver; it can do nothing any more
 		s.engine.reaper.abandon(r.child)
 	}
+	select { // a client that reads nothing holds up what is on its way to it
+	case <-r.outDone:
+	case <-time.After(lastWait):
+	}
 	s.report()
 }
 
