@@ -136,7 +136,8 @@ func (t Target) link() string {
 	return ""
 }
 
-// Build compiles the agent for the target into out, a file path, from the
+// Build compiles the agent for the target, and links it by Go's linker as
+// linkEdits change it, into out, a file path, from the
 // module that holds the directory module. The same commit gives the same bytes
 // on every machine with the same Go release, wherever the tree lies.
 func (t Target) Build(ctx context.Context, module, out string) error {

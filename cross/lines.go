@@ -27,9 +27,10 @@ var (
 // Lines copies text from in to out, and gives the functions in stack traces of
 // the agent's for this target their files and lines, which are not in the agent
 // (linkEdits). A trace on one line, as logs quote it, is split up. The module
-// must be at the commit that the agent was built of; [Target.Build] is done again
-// with Go's own linker to know the lines. A line with no function of this agent
-// before it stays as it is, as that of a call that was inlined.
+// must be at the commit that the agent was built of, with the same Go release;
+// [Target.Build] is done again with Go's own linker to know the lines. Where they
+// cannot be known the text stays as it is: of calls that were inlined, and of a
+// generic function with several instances.
 func (t Target) Lines(ctx context.Context, module string, in io.Reader, out io.Writer) error {
 	table, err := t.table(ctx, module)
 	if err != nil {
@@ -38,7 +39,11 @@ func (t Target) Lines(ctx context.Context, module string, in io.Reader, out io.W
 	byName := map[string]*gosym.Func{}
 	for i := range table.Funcs {
 		f := &table.Funcs[i]
-		byName[generic.ReplaceAllString(f.Name, "[...]")] = f
+		name := generic.ReplaceAllString(f.Name, "[...]")
+		if _, twice := byName[name]; twice {
+			f = nil
+		}
+		byName[name] = f
 	}
 	w := bufio.NewWriter(out)
 	before := ""

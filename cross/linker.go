@@ -11,13 +11,15 @@ import (
 
 // linkEdits make the linker write a smaller agent of the same code:
 //
-//   - Tables by which the runtime finds the line of an address, and the values of
-//     a function's arguments, for a stack trace: an agent's trace has functions and
+//   - It leaves out the tables by which the runtime finds the line of an address
+//     and the values of a function's arguments: a stack trace has functions and
 //     offsets in them, and [Target.Lines] finds the lines.
 //   - Segments follow each other in the file, as GNU ld has them, and do not
 //     begin at a multiple of the page size, which on most targets is taken to be
-//     64 KiB: memory is laid out with the same offset in a page as the file.
+//     64 KiB: memory is laid out with the same offset in a page as the file. They
+//     begin at a multiple of 256, which is more than any section is aligned to.
 var linkEdits = []edit{
+	// No lines, no files, and no table of which arguments are alive.
 	{linkLoader, `		case goobj.AuxPcline:
 			pcline = l.resolve(r, a.Sym())
 		case goobj.AuxPcfile:
@@ -32,18 +34,19 @@ var linkEdits = []edit{
 `, `		case goobj.AuxPcinline:
 			pcinline = l.resolve(r, a.Sym())
 		case goobj.AuxPcdata:
-			if len(pcdata) == 3 { // abi.PCDATA_ArgLiveIndex
+			if len(pcdata) == abi.PCDATA_ArgLiveIndex {
 				pcdata = append(pcdata, 0)
 				continue
 			}
 			pcdata = append(pcdata, l.resolve(r, a.Sym()))
 		}
 	}
-	if len(pcdata) == 4 {
-		pcdata = pcdata[:3]
+	if len(pcdata) == abi.PCDATA_ArgLiveIndex+1 {
+		pcdata = pcdata[:abi.PCDATA_ArgLiveIndex]
 	}
 	return
 `},
+	// As many tables as the function above returns.
 	{linkLoader, `		if a.Type() == goobj.AuxPcdata {
 			n++
 		}
@@ -52,14 +55,15 @@ var linkEdits = []edit{
 			n++
 		}
 	}
-	if n == 4 {
-		n = 3
+	if n == abi.PCDATA_ArgLiveIndex+1 {
+		n--
 	}
 `},
+	// Nothing of arguments, and no empty places behind the last table.
 	{linkLoader, `			fd = append(fd, l.resolve(r, a.Sym()))
 		}
 	}
-`, `			if len(fd) == 5 || len(fd) == 6 { // abi.FUNCDATA_ArgInfo, FUNCDATA_ArgLiveInfo
+`, `			if len(fd) == abi.FUNCDATA_ArgInfo || len(fd) == abi.FUNCDATA_ArgLiveInfo {
 				fd = append(fd, 0)
 				continue
 			}
@@ -70,6 +74,7 @@ var linkEdits = []edit{
 		fd = fd[:len(fd)-1]
 	}
 `},
+	// As many as the function above returns.
 	{linkLoader, `	n := 0
 	_, auxs := l.auxs(i)
 	for j := range auxs {
@@ -81,13 +86,16 @@ var linkEdits = []edit{
 	return n
 `, `	return len(l.Funcdata(i, nil))
 `},
+	// What was left out has no place.
 	{linkTables, `		if _, ok := seen[pcSym]; !ok {
 			datSize`, `		if _, ok := seen[pcSym]; !ok && pcSym != 0 {
 			datSize`},
+	// No names of files.
 	{linkTables, `f func(*sym.CompilationUnit, goobj.CUFileIndex)) {
 `, `f func(*sym.CompilationUnit, goobj.CUFileIndex)) {
 	return
 `},
+	// Read-only data, then data, then the place of both in the file; the last segment is empty.
 	{linkLayout, segment + `
 		order = append(order, &Segrodata)`, `		va = uint64(Rnd(int64(va), 256) + *FlagRound)
 

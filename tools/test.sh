@@ -36,9 +36,18 @@ if [ "$free" -lt 4096 ]; then
 	exit 1
 fi
 
-# Tests that passed only when they were run again.
+# Tests that passed only when they were run again are named whatever comes.
 HAWSER_AGAIN=$(mktemp)
 export HAWSER_AGAIN
+table=$(mktemp)
+named() {
+	if [ -s "$HAWSER_AGAIN" ]; then
+		echo "== passed only when run again, by itself: find the cause"
+		cat "$HAWSER_AGAIN"
+	fi
+	rm -f "$HAWSER_AGAIN" "$table"
+}
+trap named EXIT
 
 step() { printf '== %s\n' "$*"; }
 
@@ -83,7 +92,6 @@ HAWSER_BIN="$PWD/bin" sh tools/gotest.sh $short -timeout 15m -- ./cross/...
 step black box
 limit=15m
 [ -z "${HAWSER_LONG:-}" ] || limit=90m
-table=$(mktemp)
 export HAWSER_BIN="$PWD/bin" HAWSER_TABLE="$table"
 # These measure nothing, and wait more than they compute: two at a time.
 waiting='/test/(access|record|store)(/|$)'
@@ -91,9 +99,3 @@ sh tools/gotest.sh $short -timeout $limit -p 2 -- $(go list ./test/... | grep -E
 sh tools/gotest.sh $short -timeout $limit -p 1 -- $(go list ./test/... | grep -v -E "$waiting")
 step survival, and the clients beside a plain sshd
 cat "$table"
-rm -f "$table"
-if [ -s "$HAWSER_AGAIN" ]; then
-	step passed only when run again, by itself: find the cause
-	cat "$HAWSER_AGAIN"
-fi
-rm -f "$HAWSER_AGAIN"

@@ -20,20 +20,20 @@ import (
 // It begins with the leader's process group, which needs no look at the others; exited is closed when the leader has ended, and what is then
 // left is looked for at once. The leader must not have been reaped: its id is that of its group and its session until then.
 func killAll(id string, leader int, exited <-chan struct{}) {
-	begun := time.Now()
+	from := time.Now()
 	_ = unix.Kill(-leader, unix.SIGHUP)
 	_ = unix.Kill(-leader, unix.SIGCONT) // a stopped one would not see it
 	select {
 	case <-exited:
-	case <-time.After(hupWait / 2):
+	case <-time.After(groupWait):
 	}
 	seen := map[int]bool{leader: true} // session ids that are ours
 	for _, step := range []struct {
 		sig  syscall.Signal
-		wait time.Duration // since it began
-	}{{unix.SIGHUP, hupWait}, {unix.SIGTERM, hupWait + termWait}, {unix.SIGKILL, hupWait + termWait + killWait}} {
+		wait time.Duration
+	}{{unix.SIGHUP, hupWait}, {unix.SIGTERM, termWait}, {unix.SIGKILL, killWait}} {
 		signalled := map[int]bool{}
-		for end := begun.Add(step.wait); ; time.Sleep(pollKill) {
+		for end := from.Add(step.wait); ; time.Sleep(pollKill) {
 			left := members(id, seen)
 			if len(left) == 0 {
 				return
@@ -52,13 +52,14 @@ func killAll(id string, leader int, exited <-chan struct{}) {
 				break
 			}
 		}
+		from = time.Now()
 	}
 }
 
 // process is a living one, with the id of the session in its environment.
 type process struct {
 	pid, parent, group, session int
-	start                       string // when it did, for the kernel: with pid it is its alone
+	start                       string // in clock ticks since boot: no other process has had both this and pid
 	mark                        string
 }
 
@@ -148,7 +149,7 @@ func look(known []process) []process {
 		if !ok {
 			continue
 		}
-		if m := marked[pid]; m.start == p.start {
+		if m, ok := marked[pid]; ok && m.start == p.start {
 			p.mark = m.mark
 		} else {
 			env, _ := os.ReadFile("/proc/" + name + "/environ")
@@ -162,14 +163,15 @@ func look(known []process) []process {
 	return list
 }
 
-// readProcess reads of a process that lives, and is not the kernel's, proc_pid_stat(5): pid (name) state ppid pgrp session tty tpgid flags ... starttime ... The name may hold anything, so fields count from its last ")".
+// readProcess reads proc_pid_stat(5) of a process that lives, and is not the kernel's: pid (name) state ppid pgrp session tty tpgid flags ...
+// starttime ... The name may hold anything, so fields count from its last ")".
 func readProcess(pid int) (process, bool) {
 	fd, err := unix.Open("/proc/"+strconv.Itoa(pid)+"/stat", unix.O_RDONLY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return process{}, false
 	}
 	defer unix.Close(fd)
-	b := make([]byte, 1024) // a name of 64 bytes and some fifty numbers
+	b := make([]byte, 1024) // for its first 22 fields. os.ReadFile takes twice as many calls, and there may be a thousand processes
 	n, err := unix.Read(fd, b)
 	if err != nil {
 		return process{}, false

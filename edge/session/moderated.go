@@ -77,7 +77,7 @@ func (s *session) gather(ctx context.Context, command string) error {
 		s.readInput()
 	}
 	if s.pty != nil && command != "" {
-		cols := min(cmp.Or(int(s.size.Columns), pageCols), pageCols)
+		cols := int(min(cmp.Or(s.size.Columns, pageCols), pageCols))
 		m.write("\r\n" + string(appendLine(nil, "hawser: command: "+command, cols))) // without a terminal it is on the page
 	}
 	m.tell(s.waitLine(m.Waits()) + leaves)
@@ -158,6 +158,7 @@ func (s *session) drop(b []byte) bool {
 // tell shows a line to an owner who has no terminal, or nothing on it yet. It does not block: who reads nothing loses the lines beyond maxTold.
 func (m *room) tell(text string) { m.write(crlf("hawser: " + text)) }
 
+// write is tell with a line that is made. It begins with CR LF, which an owner without a terminal is not shown.
 func (m *room) write(line string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

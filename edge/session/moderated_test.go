@@ -209,6 +209,7 @@ func TestWhoComesToACommandAtATerminalIsShownIt(t *testing.T) {
 	m := lead(t, e, id, "mo", share.Moderator)
 	m.shows("hawser: command: true '\\x1b[2Jx")
 	m.shows("\n  xeverybody required is here'; cat")
+	m.shows("the session begins: true '\\x1b[2J") // on a row of his own, whatever the owner's terminal is
 	c.marked("the session begins")
 	_, _ = c.ch.Write([]byte("\x04"))
 }

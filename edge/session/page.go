@@ -54,8 +54,8 @@ func cells(r rune) int {
 	return 2
 }
 
-// fits tells whether so many cells have room on a row of the page's. Its last cell stays empty: where the cursor is behind that, terminals differ.
-func fits(n int) bool { return n < pageCols }
+// fits tells whether so many cells have room on a row of a screen with that many columns. Its last cell stays empty: where the cursor is behind that, terminals differ.
+func fits(n, cols int) bool { return n < cols }
 
 // line adds a line of ours.
 func (p *page) line(text string) {
@@ -79,7 +79,7 @@ func appendLine(b []byte, text string, cols int) []byte {
 		for _, r := range shown {
 			wide += cells(r)
 		}
-		if used+wide >= cols {
+		if !fits(used+wide, cols) {
 			b, used = append(b, "\r\n"+hanging...), len(hanging)
 			if rows++; rows > lineRows {
 				return append(b, "… and "+strconv.Itoa(len(text)-i)+" bytes that are not shown\r\n"...)
@@ -125,7 +125,7 @@ func (p *page) print(b []byte) {
 		case !unicode.IsPrint(r), r == utf8.RuneError && n == 1:
 			text, wide = []byte{'.'}, 1
 		}
-		if !fits(p.used + wide) {
+		if !fits(p.used+wide, pageCols) {
 			shown = append(shown, "\r\n"...)
 			begin()
 		}

@@ -104,6 +104,9 @@ func (s *session) openRoom(ctx context.Context, command string, kinds ...string)
 	case cols == 0 || rows == 0: // a client without a terminal of its own
 		cols, rows = 80, 24
 	}
+	if s.pty != nil && command != "" {
+		rules.Begins = wire.Quote(command, maxBegins)
+	}
 	m.Room = share.New(m, cols, rows)
 	m.Require(rules)
 	s.room = m

@@ -366,7 +366,7 @@ func TestKillEndsEveryProcessAndSaysWhy(t *testing.T) {
 func TestKillSendsHUPOnce(t *testing.T) {
 	id, told := fmt.Sprintf("once-%d", os.Getpid()), filepath.Join(t.TempDir(), "told")
 	c := open(t, engine(t), Params{SessionID: id})
-	c.exec("trap 'echo hup >>" + told + "' HUP; echo ready; while :; do sleep 0.01; done")
+	c.exec("trap 'echo hup >>" + told + "' HUP; trap '' TERM; echo ready; while :; do sleep 0.01; done")
 	if _, err := io.ReadFull(c.ch, make([]byte, len("ready\n"))); err != nil {
 		t.Fatal(err)
 	}

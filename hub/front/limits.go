@@ -35,8 +35,8 @@ const (
 	killGrace = 600 * time.Millisecond
 	// killWords is what a client then gets to take the reason.
 	killWords = time.Second
-	// maxSettling sessions that were killed close their recordings at once, and settleWait is how long one waits for its turn: a lock ends a thousand, and
-	// each is told before the rest of the work is done.
+	// maxSettling sessions that the hub ended give back their places and close their recordings at once; another goes on all the same after settleWait. A lock
+	// ends a thousand, and each person is told first.
 	maxSettling = 8
 	settleWait  = 2 * time.Second
 	// recordingWait bounds storing the last chunk of a recording at the end of its session.

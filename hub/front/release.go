@@ -23,8 +23,8 @@ func outcome(exit *exitInfo, err error) (status int32, reason string) {
 	return statusRefused, "failed"
 }
 
-// giveBack releases the session's place, once. It comes before the client sees the end, unless somebody killed the session: whoever starts the next
-// one when this is over must not be refused for it.
+// giveBack releases the session's place, once. It comes before the client sees the end, unless the hub ended the session (a kill, a lock, a
+// limit, a recording that cannot be made): whoever starts the next one when this is over must not be refused for it.
 func (x *session) giveBack(status int32, reason string) {
 	x.given.Do(func() {
 		if why := x.why.Load(); why != nil {
@@ -35,7 +35,7 @@ func (x *session) giveBack(status int32, reason string) {
 	})
 }
 
-// settle waits for the turn of a session that was killed, and returns what ends that.
+// settle waits for the turn of a session that the hub ended, and returns what ends that.
 func (s *Server) settle() (settled func()) {
 	select {
 	case s.settling <- struct{}{}:

@@ -242,6 +242,7 @@ func (x *session) serveOn(place *Place) {
 	if why := x.why.Load(); why != nil {
 		reason = wire.Quote(*why, 256)
 		defer c.s.settle()()
+		x.giveBack(status, reason) // before its recording is closed, which says how it ended
 	}
 	x.closeRecording(exit)
 	c.s.c.Logger.Info("session closed", "user", c.identity.User, "device", place.DeviceName, "login", place.Login,
@@ -335,9 +336,9 @@ func (x *session) relay() (*exitInfo, error) {
 	x.deviceRequests() // until the device closed the channel or the stream broke
 	out.Wait()
 	exit, err := x.result(errors.Join(outErr[:]...))
-	if x.why.Load() == nil {
+	if x.why.Load() == nil { // of one that the hub ended serveOn does it, when the person has been told
 		x.giveBack(outcome(exit, err))
-	} // else many end at once, and each is told before auth is: nobody waits for his place
+	}
 	x.waitReplies() // after what may wait: a request that comes meanwhile is answered too
 
 	switch {

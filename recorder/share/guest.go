@@ -179,10 +179,12 @@ func (g *guest) wake() {
 
 func (g *guest) noteLocked(text string) {
 	if g.next = text; time.Until(g.greeting) <= 0 {
-		g.note, g.until, g.next = text, time.Now().Add(noteTime), ""
+		g.showLocked()
 	}
 	g.wake()
 }
+
+func (g *guest) showLocked() { g.note, g.until, g.next = g.next, time.Now().Add(noteTime), "" }
 
 // greetLocked shows the welcome until it can have been read: one who has a session begin by his coming is told his keys and, at once, that it begins.
 func (g *guest) greetLocked(text string) {
@@ -198,7 +200,7 @@ func (g *guest) noteNowLocked() (note string, left time.Duration) {
 		if left = time.Until(g.greeting); left > 0 {
 			return g.note, left
 		}
-		g.noteLocked(g.next)
+		g.showLocked()
 	}
 	if left = time.Until(g.until); left > 0 {
 		return g.note, left

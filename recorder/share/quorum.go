@@ -22,6 +22,8 @@ type Rules struct {
 	Needs []Need
 	// Others are not required for the session, and count elsewhere: see Meets.
 	Others []Need
+	// Begins is what runs from the beginning on, for those who see that it begins; empty: a shell, or what they are shown anyhow.
+	Begins string
 	// Presence is how often each who counts presses a key, or he does not count until he does. 0: never.
 	Presence time.Duration
 	// Waits is told who is still waited for, before the session begins, whenever that has changed. May be nil, as Changed, which is told whenever who is there has
@@ -155,7 +157,11 @@ func (r *Room) judge() (say func()) {
 	switch {
 	case !open:
 	case begins:
-		return func() { r.announce("everybody required is here: the session begins") }
+		says := "everybody required is here: the session begins"
+		if r.rules.Begins != "" {
+			says += ": " + r.rules.Begins
+		}
+		return func() { r.announce(says) }
 	case ends:
 		return func() { r.host.Mark("ended: there is no longer " + missing) }
 	case waits:

@@ -36,7 +36,7 @@ const (
 	trailerLen  = sha256.Size + len(trailerText)
 	maxFile     = 1 << 20 // bytes; identities have 64 KiB at most
 
-	// lockTries and lockPace are how often Lock tries, for who only looks has the lock for a moment.
+	// lockTries is how often Lock tries, and lockPace how long it waits between: who only looks has the lock for a moment.
 	lockTries = 10
 	lockPace  = 20 * time.Millisecond
 )
@@ -64,21 +64,24 @@ func Open(path string) (*Dir, error) {
 
 // Lock takes the directory for this process until Close. A second process gets an error wrapping ErrLocked. It waits for who looks by InUse.
 func (d *Dir) Lock() error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.lock != nil {
-		return nil
-	}
-	f, err := d.flock(syscall.LOCK_EX)
+	err := d.tryLock()
 	for try := 1; errors.Is(err, ErrLocked) && try < lockTries; try++ {
 		time.Sleep(lockPace)
-		f, err = d.flock(syscall.LOCK_EX)
+		err = d.tryLock()
 	}
-	d.lock = f
 	return err
 }
 
-// InUse tells whether a process has the directory locked, this one included. It keeps nobody from locking it.
+func (d *Dir) tryLock() (err error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.lock == nil {
+		d.lock, err = d.flock(syscall.LOCK_EX)
+	}
+	return err
+}
+
+// InUse tells whether a process has the directory locked, this one included. It keeps nobody from locking it: Lock waits for it.
 func (d *Dir) InUse() bool {
 	f, err := d.flock(syscall.LOCK_SH) // two who look are not in each other's way
 	if err == nil {
