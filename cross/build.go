@@ -153,7 +153,7 @@ func (t Target) Build(ctx context.Context, module, out string) error {
 	}
 	toolexec, err := linker(ctx, dir)
 	if err == nil {
-		err = t.build(ctx, dir, module, out, "-toolexec", toolexec)
+		err = t.build(ctx, dir, module, out, "-toolexec", `"`+toolexec+`"`)
 	}
 	return errors.Join(err, os.RemoveAll(dir))
 }

@@ -30,7 +30,8 @@ var (
 // must be at the commit that the agent was built of, with the same Go release;
 // [Target.Build] is done again with Go's own linker to know the lines. Where they
 // cannot be known the text stays as it is: of calls that were inlined, and of a
-// generic function with several instances.
+// generic function with several instances. The line of a function that others were
+// inlined into may be one of theirs.
 func (t Target) Lines(ctx context.Context, module string, in io.Reader, out io.Writer) error {
 	table, err := t.table(ctx, module)
 	if err != nil {
@@ -46,7 +47,7 @@ func (t Target) Lines(ctx context.Context, module string, in io.Reader, out io.W
 		byName[name] = f
 	}
 	w := bufio.NewWriter(out)
-	before := ""
+	before, exact := "", false
 	for r := bufio.NewReader(in); ; {
 		text, err := r.ReadString('\n')
 		if strings.Contains(text, `\n\t?:0`) {
@@ -55,9 +56,17 @@ func (t Target) Lines(ctx context.Context, module string, in io.Reader, out io.W
 		for line := range strings.Lines(text) {
 			if m := offset.FindStringSubmatch(line); m != nil {
 				name, _, _ := strings.Cut(strings.TrimPrefix(before, "created by "), " in goroutine ")
-				if at := where(table, byName[noArgs.ReplaceAllString(name, "")], m[1]); at != "" {
+				name = noArgs.ReplaceAllString(name, "")
+				if strings.HasPrefix(name, "panic(") {
+					name = "runtime.gopanic"
+				}
+				if at := where(table, byName[name], m[1], exact); at != "" {
 					line = "\t" + at + strings.TrimPrefix(line, noLine)
 				}
+				exact = name == "runtime.sigpanic"
+			}
+			if strings.HasPrefix(line, "[signal ") {
+				exact = true
 			}
 			before = strings.TrimRight(line, "\r\n")
 			fmt.Fprint(w, line) // an error comes with Flush
@@ -71,13 +80,16 @@ func (t Target) Lines(ctx context.Context, module string, in io.Reader, out io.W
 	}
 }
 
-// where is the file and the line of a call in a function, by the offset of what comes after it; empty: unknown.
-func where(table *gosym.Table, f *gosym.Func, hex string) string {
-	after, err := strconv.ParseUint(hex, 16, 64)
-	if err != nil || f == nil || after == 0 || after > f.End-f.Entry {
+// where is the file and the line of a call in a function, by the offset of what comes after it, or of what faulted there, by its own; empty: unknown.
+func where(table *gosym.Table, f *gosym.Func, hex string, faulted bool) string {
+	at, err := strconv.ParseUint(hex, 16, 64)
+	if err != nil || f == nil || at > f.End-f.Entry {
 		return ""
 	}
-	file, line, _ := table.PCToLine(f.Entry + after - 1)
+	if !faulted && at > 0 {
+		at--
+	}
+	file, line, _ := table.PCToLine(f.Entry + at)
 	if file == "" {
 		return ""
 	}

@@ -75,19 +75,21 @@ rm -f "$vuln"
 
 step programs
 make -s build
+gotest=$PWD/bin/gotest
+go build -o "$gotest" ./tools/gotest
 
 step unit tests, with the race detector
 # Four at a time: the longest wait for clocks more than they compute.
 limit=10m
 [ -z "${HAWSER_LONG:-}" ] || limit=40m
-sh tools/gotest.sh $short -race -p 4 -timeout $limit -- $(go list ./... | grep -v -e '^hawser/test/' -e '^hawser/cross')
+"$gotest" $short -race -p 4 -timeout $limit -- $(go list ./... | grep -v -e '^hawser/test/' -e '^hawser/cross')
 if [ -n "${HAWSER_LONG:-}" ]; then
 	step memory of the store
 	go test -count 1 -v -run TestAHundredSessionsFitASmallMachine ./auth/store
 fi
 
 step targets: sizes, reproducibility, emulated agents
-HAWSER_BIN="$PWD/bin" sh tools/gotest.sh $short -timeout 15m -- ./cross/...
+HAWSER_BIN="$PWD/bin" "$gotest" $short -timeout 15m -- ./cross/...
 
 step black box
 limit=15m
@@ -95,7 +97,7 @@ limit=15m
 export HAWSER_BIN="$PWD/bin" HAWSER_TABLE="$table"
 # These measure nothing, and wait more than they compute: two at a time.
 waiting='/test/(access|record|store)(/|$)'
-sh tools/gotest.sh $short -timeout $limit -p 2 -- $(go list ./test/... | grep -E "$waiting")
-sh tools/gotest.sh $short -timeout $limit -p 1 -- $(go list ./test/... | grep -v -E "$waiting")
+"$gotest" $short -timeout $limit -p 2 -- $(go list ./test/... | grep -E "$waiting")
+"$gotest" $short -timeout $limit -p 1 -- $(go list ./test/... | grep -v -E "$waiting")
 step survival, and the clients beside a plain sshd
 cat "$table"

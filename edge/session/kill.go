@@ -17,24 +17,35 @@ import (
 // A process belongs to the session by its environment (inherited, whatever session or group it moved to), by the session id of one that does,
 // or by descent from one. One that cleared its environment, began a session of its own and lost its parents before the first look is not found.
 //
-// It begins with the leader's process group, which needs no look at the others; exited is closed when the leader has ended, and what is then
-// left is looked for at once. The leader must not have been reaped: its id is that of its group and its session until then.
+// Whom it found it knows again, also when their parents are gone: that is why it looks before the first signal. exited is closed when the leader
+// has ended, which most end with; what is then left is looked for at once. The leader must not have been reaped: its id is that of its group
+// and its session until then.
 func killAll(id string, leader int, exited <-chan struct{}) {
+	ours := &family{id: id, sessions: map[int]bool{leader: true}, known: map[int]string{}}
+	signal := func(pid int, sig syscall.Signal) {
+		_ = unix.Kill(pid, sig)
+		_ = unix.Kill(pid, unix.SIGCONT) // a stopped one would not see it
+	}
+	told := map[int]bool{} // HUP
+	for _, p := range ours.members() {
+		told[p.pid] = true
+		signal(p.pid, unix.SIGHUP)
+	}
 	from := time.Now()
-	_ = unix.Kill(-leader, unix.SIGHUP)
-	_ = unix.Kill(-leader, unix.SIGCONT) // a stopped one would not see it
 	select {
 	case <-exited:
-	case <-time.After(groupWait):
+	case <-time.After(leaderWait):
 	}
-	seen := map[int]bool{leader: true} // session ids that are ours
 	for _, step := range []struct {
 		sig  syscall.Signal
 		wait time.Duration
 	}{{unix.SIGHUP, hupWait}, {unix.SIGTERM, termWait}, {unix.SIGKILL, killWait}} {
 		signalled := map[int]bool{}
+		if step.sig == unix.SIGHUP {
+			signalled = told
+		}
 		for end := from.Add(step.wait); ; time.Sleep(pollKill) {
-			left := members(id, seen)
+			left := ours.members()
 			if len(left) == 0 {
 				return
 			}
@@ -43,10 +54,7 @@ func killAll(id string, leader int, exited <-chan struct{}) {
 					continue
 				}
 				signalled[p.pid] = true
-				if step.sig != unix.SIGHUP || p.group != leader {
-					_ = unix.Kill(p.pid, step.sig)
-					_ = unix.Kill(p.pid, unix.SIGCONT)
-				}
+				signal(p.pid, step.sig)
 			}
 			if time.Now().After(end) {
 				break
@@ -58,21 +66,28 @@ func killAll(id string, leader int, exited <-chan struct{}) {
 
 // process is a living one, with the id of the session in its environment.
 type process struct {
-	pid, parent, group, session int
-	start                       string // in clock ticks since boot: no other process has had both this and pid
-	mark                        string
+	pid, parent, session int
+	start                string // in clock ticks since boot: no other process has had both this and pid
+	mark                 string
 }
 
-// members finds the living processes of a session and adds their session ids to seen.
-func members(id string, seen map[int]bool) []process {
+// family is what is known of a session's processes.
+type family struct {
+	id       string
+	sessions map[int]bool   // session ids that are its own
+	known    map[int]string // its processes, and when each began
+}
+
+// members finds those that live.
+func (f *family) members() []process {
 	all := processes.now()
 	var found []process
 	in := map[int]bool{}
 	for again := true; again; {
 		again = false
 		for _, p := range all {
-			if !in[p.pid] && (p.mark == id || seen[p.session] || in[p.parent]) {
-				in[p.pid], seen[p.session] = true, true
+			if !in[p.pid] && (p.mark == f.id || f.sessions[p.session] || in[p.parent] || f.known[p.pid] == p.start) {
+				in[p.pid], f.sessions[p.session], f.known[p.pid] = true, true, p.start
 				found = append(found, p)
 				again = true
 			}
@@ -131,8 +146,9 @@ func look(known []process) []process {
 	}
 	defer dir.Close()
 	marked := make(map[int]process, len(known))
+	own := os.Getenv(sessionVariable) // of an agent that was started in a session: what it is about to start has it for a moment
 	for _, p := range known {
-		if p.mark != "" {
+		if p.mark != "" && p.mark != own {
 			marked[p.pid] = p
 		}
 	}
@@ -185,7 +201,6 @@ func readProcess(pid int) (process, bool) {
 		return process{}, false
 	}
 	parent, _ := strconv.Atoi(f[1])
-	group, _ := strconv.Atoi(f[2])
 	sid, _ := strconv.Atoi(f[3])
-	return process{pid: pid, parent: parent, group: group, session: sid, start: f[19]}, true
+	return process{pid: pid, parent: parent, session: sid, start: f[19]}, true
 }

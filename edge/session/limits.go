@@ -22,13 +22,13 @@ const (
 	goneWait = time.Second
 	// nohupWait is how long what the last command left in the background has to leave the process group or to ignore HUP.
 	nohupWait = 500 * time.Millisecond
-	// Between the signals of a kill, and how long after KILL we look for what forked away meanwhile. The leader's own group has groupWait of hupWait to itself,
-	// before /proc is read.
-	hupWait   = 200 * time.Millisecond
-	groupWait = hupWait / 2
-	termWait  = 300 * time.Millisecond
-	killWait  = 2 * time.Second
-	pollKill  = 20 * time.Millisecond
+	// Between the signals of a kill, and how long after KILL we look for what forked away meanwhile. The leader has leaderWait of hupWait to end, before it
+	// is looked again.
+	hupWait    = 200 * time.Millisecond
+	leaderWait = hupWait / 2
+	termWait   = 300 * time.Millisecond
+	killWait   = 2 * time.Second
+	pollKill   = 20 * time.Millisecond
 	// maxBegins bytes of a command are in the note by which a moderated session begins.
 	maxBegins = 300
 	// lastWait is what the output of a session that was killed gets to end, so that its end can be told by itself.

@@ -2,7 +2,6 @@ package session
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,8 +76,7 @@ func (s *session) gather(ctx context.Context, command string) error {
 		s.readInput()
 	}
 	if s.pty != nil && command != "" {
-		cols := int(min(cmp.Or(s.size.Columns, pageCols), pageCols))
-		m.write("\r\n" + string(appendLine(nil, "hawser: command: "+command, cols))) // without a terminal it is on the page
+		m.write("\r\n" + string(appendLine(nil, "hawser: command: "+command, pageCols))) // without a terminal it is on the page
 	}
 	m.tell(s.waitLine(m.Waits()) + leaves)
 	m.Mark("waits for " + m.Waits())

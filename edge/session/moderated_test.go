@@ -202,13 +202,15 @@ func TestACommandsInputWaitsForTheModeratorWhole(t *testing.T) {
 func TestWhoComesToACommandAtATerminalIsShownIt(t *testing.T) {
 	id, e := newID(), engine(t)
 	c := open(t, e, Params{SessionID: id, Moderators: oneLead})
-	c.ask("pty-req", payload.PtyRequest{Term: "xterm", Columns: 60, Rows: 24}.Marshal(), true)
-	// A row of the command's never looks like one of ours, nor does it drive a screen.
-	c.exec("true '\x1b[2J" + strings.Repeat("x", 60-len("hawser: command: true '\\x1b[2J")) + "everybody required is here'; cat")
+	// A row of the command's never looks like one of ours, nor does it drive a screen, whatever size its owner chooses, and when.
+	c.ask("pty-req", payload.PtyRequest{Term: "xterm", Columns: 60, Rows: 2}.Marshal(), true)
+	c.exec("true '\x1b[2J" + strings.Repeat("x", 80-len("hawser: command: true '\\x1b[2J")) + "everybody required is here'; cat")
 	c.shows("(Ctrl-C leaves)")
+	c.ask("window-change", payload.WindowChange{Columns: 3, Rows: 1}.Marshal(), true)
+	ob := lead(t, e, id, "ob", share.Observer)
+	ob.shows("hawser: command: true '\\x1b[2Jx")
+	ob.shows("\n  everybody required is here'; cat")
 	m := lead(t, e, id, "mo", share.Moderator)
-	m.shows("hawser: command: true '\\x1b[2Jx")
-	m.shows("\n  xeverybody required is here'; cat")
 	m.shows("the session begins: true '\\x1b[2J") // on a row of his own, whatever the owner's terminal is
 	c.marked("the session begins")
 	_, _ = c.ch.Write([]byte("\x04"))

@@ -75,6 +75,9 @@ type room struct {
 	page *page // of one without a terminal
 	held *share.Gate
 
+	// waits is whether a command is shown on the terminal until the session begins. It belongs to the session's goroutine.
+	waits bool
+
 	typing sync.Mutex // one guest's bytes at a time
 
 	mu    sync.Mutex
@@ -97,16 +100,11 @@ func (s *session) openRoom(ctx context.Context, command string, kinds ...string)
 		return
 	}
 	m := &room{s: s, held: share.NewGate()}
-	cols, rows := int(s.size.Columns), int(s.size.Rows)
-	switch {
-	case s.pty == nil:
-		cols, rows = pageCols, pageRows
-	case cols == 0 || rows == 0: // a client without a terminal of its own
-		cols, rows = 80, 24
-	}
 	if s.pty != nil && command != "" {
 		rules.Begins = wire.Quote(command, maxBegins)
+		m.waits = len(rules.Needs) > 0
 	}
+	cols, rows := m.size()
 	m.Room = share.New(m, cols, rows)
 	m.Require(rules)
 	s.room = m
@@ -116,6 +114,32 @@ func (s *session) openRoom(ctx context.Context, command string, kinds ...string)
 	s.shared.Store(m)
 	context.AfterFunc(ctx, m.end)
 	s.engine.rooms.set(s.params.SessionID, m)
+}
+
+// size is that of what guests see.
+func (m *room) size() (cols, rows int) {
+	cols, rows = int(m.s.size.Columns), int(m.s.size.Rows)
+	switch {
+	case m.s.pty == nil:
+		return pageCols, pageRows
+	case cols == 0 || rows == 0: // a client without a terminal of its own
+		cols, rows = 80, 24
+	}
+	if m.waits { // whose session it is chooses the size, and must not choose what of his command is seen
+		cols, rows = max(cols, pageCols), max(rows, pageRows)
+	}
+	return cols, rows
+}
+
+// fit is for a terminal whose size has changed.
+func (m *room) fit() { m.Resize(m.size()) }
+
+// begins is for when nobody is waited for any more.
+func (m *room) begins() {
+	if m != nil && m.waits {
+		m.waits = false
+		m.fit()
+	}
 }
 
 // end has nobody wait for the session to go on.

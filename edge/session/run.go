@@ -57,6 +57,7 @@ func (s *session) run(ctx context.Context, kind, command string) error {
 	if err := s.gather(ctx, command); err != nil {
 		return err
 	}
+	s.room.begins()
 	if s.x11 != nil {
 		s.authorize(ctx, env)
 	}

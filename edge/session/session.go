@@ -211,7 +211,7 @@ func (s *session) during(r *channel.Request, leader int) bool {
 			return true
 		}
 		if s.room != nil {
-			s.room.Resize(int(p.Columns), int(p.Rows))
+			s.room.fit()
 		}
 		if s.params.Tap != nil {
 			s.params.Tap.Resize(p.Columns, p.Rows)

@@ -357,12 +357,42 @@ func TestKillEndsEveryProcessAndSaysWhy(t *testing.T) {
 	if !strings.Contains(c.err.String(), "locked by carol") || r.Err == nil {
 		t.Errorf("%q %v", c.err.String(), r.Err)
 	}
-	if left := members(id, map[int]bool{}); len(left) != 0 {
+	if left := living(id); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
 }
 
-// What is in the leader's group gets the first signal with it, and not once more by itself.
+func living(id string) []process {
+	return (&family{id: id, sessions: map[int]bool{}, known: map[int]string{}}).members()
+}
+
+// Its parent ends by the first signal, and then nothing says whose it is.
+func TestKillFindsWhatLeftItsEnvironmentAndItsSession(t *testing.T) {
+	for i, command := range []string{"env -i setsid sleep %s & echo ready; wait", "sh -c 'env -i setsid sleep %s & wait' & echo ready; wait"} {
+		number := fmt.Sprintf("%d%d.5", 1000+i, os.Getpid())
+		running := func() bool {
+			for _, p := range look(nil) {
+				if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid)); string(b) == "sleep\x00"+number+"\x00" {
+					return true
+				}
+			}
+			return false
+		}
+		c := open(t, engine(t), Params{SessionID: "escape-" + number})
+		c.exec(fmt.Sprintf(command, number))
+		for end := time.Now().Add(10 * time.Second); !running(); time.Sleep(time.Millisecond) {
+			if time.Now().After(end) {
+				t.Fatal("it does not run")
+			}
+		}
+		c.cancel(errors.New("enough"))
+		c.finish()
+		if running() {
+			t.Errorf("%s: it runs still", command)
+		}
+	}
+}
+
 func TestKillSendsHUPOnce(t *testing.T) {
 	id, told := fmt.Sprintf("once-%d", os.Getpid()), filepath.Join(t.TempDir(), "told")
 	c := open(t, engine(t), Params{SessionID: id})
@@ -427,9 +457,9 @@ func TestWhatGoesToTheBackgroundLastLivesOnWithNohup(t *testing.T) {
 		if exit, _ := c.finish(); exit != "0" {
 			t.Errorf("exit %q", exit)
 		}
-		left := members(id, map[int]bool{})
+		left := living(id)
 		for end := time.Now().Add(2 * time.Second); len(left) > 2 && time.Now().Before(end); time.Sleep(pollKill) {
-			left = members(id, map[int]bool{}) // a HUP takes its time
+			left = living(id) // a HUP takes its time
 		}
 		for _, p := range left {
 			_ = unix.Kill(p.pid, unix.SIGKILL)
@@ -452,7 +482,7 @@ func TestWhoGoesAwayHangsUp(t *testing.T) {
 	if r := <-c.result; !errors.Is(r.Err, errGone) {
 		t.Error(r.Err)
 	}
-	if left := members(id, map[int]bool{}); len(left) != 0 {
+	if left := living(id); len(left) != 0 {
 		t.Errorf("left: %v", left)
 	}
 }
