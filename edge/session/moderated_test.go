@@ -209,7 +209,7 @@ func TestWhoComesToACommandAtATerminalIsShownIt(t *testing.T) {
 	c.ask("window-change", payload.WindowChange{Columns: 3, Rows: 1}.Marshal(), true)
 	ob := lead(t, e, id, "ob", share.Observer)
 	ob.shows("hawser: command: true '\\x1b[2Jx")
-	ob.shows("\n  everybody required is here'; cat")
+	ob.shows("\n  xeverybody required is here'; cat")
 	m := lead(t, e, id, "mo", share.Moderator)
 	m.shows("the session begins: true '\\x1b[2J") // on a row of his own, whatever the owner's terminal is
 	c.marked("the session begins")
