@@ -195,6 +195,8 @@ type twin struct {
 	mu      sync.Mutex
 	claims  []Claim
 	ended   []string
+	hold    chan struct{} // places are given back when it is closed; nil: at once
+	order   []string      // in which places are given back and recordings closed
 	shown   bytes.Buffer
 	killed  []string
 	life    time.Duration
@@ -318,8 +320,12 @@ func (b *twin) SecondFactor(_ context.Context, c Claim, code string) (bool, stri
 	return true, "", nil
 }
 func (b *twin) Release(_ [16]byte, end Ended) {
+	if b.hold != nil {
+		<-b.hold
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.order = append(b.order, "place")
 	b.ended = append(b.ended, fmt.Sprint(end.ExitStatus, " ", end.Reason))
 }
 func (b *twin) OpenStream(ctx context.Context, _ wire.UUID, a *wire.Attach) (tunnel.Stream, error) {
@@ -368,7 +374,12 @@ func (r *twinRecording) Start(string, string, string, []string) error { return n
 func (r *twinRecording) Exit(uint32, string)                          {}
 func (r *twinRecording) Request(recorder.Request)                     {}
 func (r *twinRecording) Witness([]byte, string)                       {}
-func (r *twinRecording) Close(context.Context) error                  { return nil }
+func (r *twinRecording) Close(context.Context) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.order = append(r.order, "recording")
+	return nil
+}
 
 type fixture struct {
 	*twin
@@ -750,6 +761,39 @@ func TestAKilledSessionEndsWithItsReason(t *testing.T) {
 	}
 	if !strings.Contains(stderr.String(), "policy changed") {
 		t.Errorf("stderr %q", stderr.String())
+	}
+}
+
+// A lock ends a thousand, and auth can be slow. That its recording says how it ended takes that its end is told first.
+func TestWhoIsKilledIsToldBeforeAuthAndAuthBeforeTheRecordingIsClosed(t *testing.T) {
+	f := start(t)
+	f.hold = make(chan struct{})
+	c, _, err := f.dial(t, "gw-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Start("hang"); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range f.server.Sessions() {
+		f.server.Kill(id, "policy changed")
+	}
+	err = s.Wait() // while auth says nothing
+	if e, ok := errors.AsType[*ssh.ExitError](err); !ok || e.ExitStatus() != statusRefused {
+		t.Errorf("the session ended by %v", err)
+	}
+	close(f.hold)
+	wait(t, "the place and the recording", func() bool {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		return len(f.order) == 2
+	})
+	if got := strings.Join(f.order, ", "); got != "place, recording" {
+		t.Errorf("in this order: %s", got)
 	}
 }
 
