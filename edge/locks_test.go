@@ -192,6 +192,12 @@ func TestStrictRolesEndWhenNoSignedTimeComes(t *testing.T) {
 	c := h.next()
 	_, ch := c.command(t, "echo $$; exec sleep 100")
 	alive := pid(t, ch)
+	// The hub's answer to the device's question for the time comes at some moment, and this behind it.
+	mark := time.Now().Add(20 * time.Second)
+	if err := tunnel.Send(c.conn, wire.Time{Blob: h.set.SignTime(mark, nil)}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "all times that the hub has sent", func() bool { return !a.clock.Now().Before(mark) })
 	offset.Store(int64(lock.StrictAfter - time.Minute))
 	a.live.recheck()
 	if !alive() {

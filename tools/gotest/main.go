@@ -148,7 +148,10 @@ func read(in io.Reader, w io.Writer) (*results, error) {
 		switch {
 		case e.Action == "output":
 			p.saw(e)
-			if name == "" {
+			switch {
+			case e.Output == "PASS\n", strings.HasPrefix(e.Output, "=== "): // as go test without -v
+				continue
+			case name == "":
 				fmt.Fprint(w, e.Output)
 				continue
 			}
