@@ -764,6 +764,33 @@ func TestAKilledSessionEndsWithItsReason(t *testing.T) {
 	}
 }
 
+// A client whose input is at its end closes the channel when it sees EOF: OpenSSH's did, before the status, once in some thousand commands.
+func TestTheStatusComesBeforeTheEndOfTheOutput(t *testing.T) {
+	f := start(t)
+	c, _, err := f.dial(t, "gw-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ch, requests, err := c.OpenChannel("session", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := ch.SendRequest("exec", true, ssh.Marshal(struct{ Command string }{"echo hi"})); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	if _, err := io.ReadAll(ch); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case r := <-requests:
+		if r == nil || r.Type != "exit-status" {
+			t.Errorf("before EOF came %v", r)
+		}
+	default:
+		t.Error("EOF came before the status")
+	}
+}
+
 // A lock ends a thousand, and auth can be slow. That its recording says how it ended takes that its end is told first.
 func TestWhoIsKilledIsToldBeforeAuthAndAuthBeforeTheRecordingIsClosed(t *testing.T) {
 	f := start(t)
@@ -787,12 +814,14 @@ func TestWhoIsKilledIsToldBeforeAuthAndAuthBeforeTheRecordingIsClosed(t *testing
 		t.Errorf("the session ended by %v", err)
 	}
 	close(f.hold)
+	got := ""
 	wait(t, "the place and the recording", func() bool {
 		f.mu.Lock()
 		defer f.mu.Unlock()
+		got = strings.Join(f.order, ", ")
 		return len(f.order) == 2
 	})
-	if got := strings.Join(f.order, ", "); got != "place, recording" {
+	if got != "place, recording" {
 		t.Errorf("in this order: %s", got)
 	}
 }

@@ -347,8 +347,7 @@ func (x *session) relay() (*exitInfo, error) {
 		if why := x.why.Load(); why != nil && x.place.Recorded && x.recording() == nil { // the device's own words are not shown
 			x.say((&killedError{*why}).Error())
 		}
-		_ = x.ch.CloseWrite()
-		_, _ = x.ch.SendRequest(exit.name, false, exit.payload)
+		x.end(exit)
 	default:
 		x.say(sayBroken(err))
 		x.finish(statusRefused)
@@ -867,10 +866,14 @@ func (x *session) say(message string) {
 	_, _ = io.WriteString(x.ch.Stderr(), "hawser: "+message+end)
 }
 
-// finish sends EOF and the status and closes the channel.
+// finish sends the status and EOF and closes the channel.
 func (x *session) finish(status uint32) {
-	_ = x.ch.CloseWrite()
-	e := newExit(status)
-	_, _ = x.ch.SendRequest(e.name, false, e.payload)
+	x.end(newExit(status))
 	_ = x.ch.Close()
+}
+
+// end sends how the process ended, and EOF: in this order, for at EOF the client may close the channel, and a status that comes after that goes nowhere.
+func (x *session) end(e *exitInfo) {
+	_, _ = x.ch.SendRequest(e.name, false, e.payload)
+	_ = x.ch.CloseWrite()
 }
