@@ -331,6 +331,7 @@ func TestAStrictSessionDoesNotStartWhereAuthHasNoRoom(t *testing.T) {
 		if err := w.Close(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		time.Sleep(time.Minute) // it may be closed from the spool, after a pause
 		if _, _, complete := auth.said(t); !complete {
 			t.Error("the recording of what did not start is not closed")
 		}

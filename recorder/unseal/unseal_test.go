@@ -80,7 +80,7 @@ func TestIdentityFilesAreReadAlsoEncryptedOnes(t *testing.T) {
 	}{
 		{"none", []byte(id.Recipient().String()), nil, "no identity file of age"},
 		{"empty", nil, nil, "no identity file of age"},
-		{"damaged", []byte(id.String()[:30] + "X" + id.String()[31:]), nil, "no identity file of age"},
+		{"damaged", []byte(id.String()[:30] + "B" + id.String()[31:]), nil, "no identity file of age"},
 		{"locked", locked(t, text, false), nil, "nobody to ask"},
 		{"locked", locked(t, text, true), func(string) (string, error) { return "wrong", nil }, "passphrase is wrong"},
 		{"locked", locked(t, text, true), func(string) (string, error) { return "", gone }, "interrupted"},

@@ -1,4 +1,4 @@
-// Command gotest is go test, but for one thing: where one to three tests
+// Command gotest is go test, but for one thing: where a few tests
 // failed, each is run once more by itself. What passes then is written down in
 // the file $HAWSER_AGAIN, for the end of the whole check to name: on a machine
 // shared with strangers a test can be late, and whoever looks for the cause
@@ -21,7 +21,8 @@ import (
 	"strings"
 )
 
-const maxAgain = 3
+// maxAgain tests are late at once on a busy machine; where more fail something is broken.
+const maxAgain = 6
 
 func main() {
 	if err := run(os.Args[1:]); err != nil {

@@ -30,10 +30,13 @@ func TestOnlyAFailedTestIsRunAgain(t *testing.T) {
 		{"a panic", `func TestTwo(t *testing.T) { print("x"); panic("boom") }`, false, ""},
 		{"a kill", `func TestTwo(t *testing.T) { p, _ := os.FindProcess(os.Getpid()); p.Kill(); select {} }`, false, ""},
 		{"an exit", `func TestTwo(t *testing.T) { os.Exit(1) }`, false, ""},
-		{"four", `func TestA(t *testing.T) { t.Error() }; func TestB(t *testing.T) { t.Error() }; func TestC(t *testing.T) { t.Error() }`, false, ""},
+		{"many", strings.Repeat("func TestI_(t *testing.T) { t.Error() };", maxAgain), false, ""},
 		{"what does not build", `func TestTwo(t *testing.T) { x }`, false, ""},
 		{"what looks like one", `func TestTwo(t *testing.T) { print("--- FAIL: TestNone (0.00s)\n") }`, true, "TestOnce of again\n"},
 	} {
+		for n := 0; strings.Contains(c.rest, "I_"); n++ {
+			c.rest = strings.Replace(c.rest, "I_", fmt.Sprint(n), 1)
+		}
 		module := filepath.Join(dir, fmt.Sprint(i))
 		if err := os.Mkdir(module, 0o700); err != nil {
 			t.Fatal(err)
