@@ -13,7 +13,6 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"hawser/auth/api"
-	"hawser/auth/api/apiconnect"
 	"hawser/auth/ca"
 	"hawser/auth/lock"
 	"hawser/auth/policy"
@@ -22,7 +21,6 @@ import (
 
 type loginService struct {
 	*Server
-	apiconnect.UnimplementedLoginServiceHandler
 }
 
 // errLogin is the one answer to whoever did not prove who he is.

@@ -18,7 +18,6 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"hawser/auth/api"
-	"hawser/auth/api/apiconnect"
 	"hawser/auth/ca"
 	"hawser/auth/lock"
 	"hawser/auth/policy"
@@ -28,7 +27,6 @@ import (
 
 type userService struct {
 	*Server
-	apiconnect.UnimplementedUserServiceHandler
 }
 
 // IssueAdmin makes name a user with the role admin if there is none, registers the
