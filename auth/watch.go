@@ -3,6 +3,7 @@ package auth
 import (
 	"context"
 	"crypto/ed25519"
+	"encoding/base64"
 	"errors"
 	"slices"
 	"sync"
@@ -85,29 +86,30 @@ func (s hubService) Watch(ctx context.Context, req *connect.Request[api.WatchReq
 
 	beacon := time.NewTicker(beaconEvery)
 	defer beacon.Stop()
-	rev, full, first := r.Revision, r.Epoch != s.epoch || r.Revision == 0, true
+	signer := s.signer() // of the policies sent
+	epoch := s.epochOf(signer)
+	rev, full, first := r.Revision, r.Epoch != epoch || r.Revision == 0, true
 	var listed uint64 // revision of the hub list sent last
 	var told uint64   // that of the trust bundle
 	sendHubs := func() error {
-		m := &api.WatchResponse{Revision: rev, Epoch: s.epoch}
+		m := &api.WatchResponse{Revision: rev, Epoch: epoch}
 		s.withHubs(m, &listed)
 		return stream.Send(m)
 	}
 	// Each is taken anew before what it told of is read, and only then: what changes in between is told again.
 	moved, newList, rotated := s.hubs.moved(), s.lists.moved(), s.rotated()
-	signer := s.signer() // of the policies sent
 	for {
 		d, changed, some, err := s.view.since(rev, full)
 		if err != nil {
 			return err
 		}
 		if some || first {
-			if err := s.sendDelta(stream, d, &listed, &told); err != nil {
+			if err := s.sendDelta(stream, d, epoch, &listed, &told); err != nil {
 				return err
 			}
 		}
 		if first {
-			m := &api.WatchResponse{Revision: d.rev, Epoch: s.epoch, Time: s.set.SignTime(s.cfg.Now(), nil),
+			m := &api.WatchResponse{Revision: d.rev, Epoch: epoch, Time: s.set.SignTime(s.cfg.Now(), nil),
 				Renew: s.hubBehind(c.id.UUID), LogHead: s.newestHead(ctx)}
 			if !d.full {
 				s.withHubs(m, &listed) // others may have come and gone meanwhile
@@ -130,13 +132,18 @@ func (s hubService) Watch(ctx context.Context, req *connect.Request[api.WatchReq
 			t := s.rotation.now.Load()
 			told = t.trust.Revision
 			if err := stream.Send(&api.WatchResponse{
-				Revision: rev, Epoch: s.epoch, Trust: t.blob, Time: s.set.SignTime(s.cfg.Now(), nil), Renew: s.hubBehind(c.id.UUID),
+				Revision: rev, Epoch: epoch, Trust: t.blob, Time: s.set.SignTime(s.cfg.Now(), nil), Renew: s.hubBehind(c.id.UUID),
 			}); err != nil {
 				return err
 			}
 			if now := s.signer(); !now.Equal(signer) {
+				// The epoch of the new signer comes with the last of what it signed: who comes back with the old one gets all anew.
 				signer = now
-				if err := s.sendDelta(stream, delta{rev: rev, policyChange: true, devices: s.view.allDevices()}, &listed, &told); err != nil {
+				if err := s.sendDelta(stream, delta{rev: rev, policyChange: true, devices: s.view.allDevices()}, epoch, &listed, &told); err != nil {
+					return err
+				}
+				epoch = s.epochOf(signer)
+				if err := stream.Send(&api.WatchResponse{Revision: rev, Epoch: epoch}); err != nil {
 					return err
 				}
 			}
@@ -146,7 +153,7 @@ func (s hubService) Watch(ctx context.Context, req *connect.Request[api.WatchReq
 				return err
 			}
 		case <-w.wake:
-			if err := stream.Send(&api.WatchResponse{Revision: rev, Epoch: s.epoch, Kills: s.hubs.takeKills(w), Tells: s.hubs.takeTells(w)}); err != nil {
+			if err := stream.Send(&api.WatchResponse{Revision: rev, Epoch: epoch, Kills: s.hubs.takeKills(w), Tells: s.hubs.takeTells(w)}); err != nil {
 				return err
 			}
 		case <-beacon.C:
@@ -156,7 +163,7 @@ func (s hubService) Watch(ctx context.Context, req *connect.Request[api.WatchReq
 			if _, err := s.updateHub(ctx, c.id.UUID, r); err != nil {
 				s.log.Warn("not stored that a hub is up", "hub", h.Name, "error", err)
 			}
-			if err := stream.Send(&api.WatchResponse{Revision: rev, Epoch: s.epoch, Time: s.set.SignTime(s.cfg.Now(), nil),
+			if err := stream.Send(&api.WatchResponse{Revision: rev, Epoch: epoch, Time: s.set.SignTime(s.cfg.Now(), nil),
 				Renew: s.hubBehind(c.id.UUID), LogHead: s.audit.Head()}); err != nil {
 				return err
 			}
@@ -168,14 +175,17 @@ func (s hubService) Watch(ctx context.Context, req *connect.Request[api.WatchReq
 	}
 }
 
+// epochOf is within what a hub may go on from where it was: this run of auth, and one signer of policies, for those of another are worth nothing.
+func (s *Server) epochOf(signer ed25519.PublicKey) string {
+	return s.epoch + "." + base64.RawURLEncoding.EncodeToString(signer)
+}
+
 // sendDelta sends one step, in parts of a bounded size. It reads records that never change, so a slow stream holds no lock.
-func (s *Server) sendDelta(stream *connect.ServerStream[api.WatchResponse], d delta, listed, told *uint64) error {
+func (s *Server) sendDelta(stream *connect.ServerStream[api.WatchResponse], d delta, epoch string, listed, told *uint64) error {
 	roles, policyRev := s.view.policies()
-	m := &api.WatchResponse{Revision: d.rev, Epoch: s.epoch, Full: d.full, Begin: d.full, UsersRemoved: d.usersGone, DevicesRemoved: d.devicesGone}
+	m := &api.WatchResponse{Revision: d.rev, Epoch: epoch, Full: d.full, Begin: d.full, UsersRemoved: d.usersGone, DevicesRemoved: d.devicesGone}
 	if t := s.rotation.now.Load(); d.full || t.trust.Revision != *told {
 		m.Trust, *told = t.blob, t.trust.Revision // before what its keys sign
-	}
-	if d.full {
 	}
 	if d.locksChange {
 		locks, err := s.signedLocks()
@@ -200,7 +210,7 @@ func (s *Server) sendDelta(stream *connect.ServerStream[api.WatchResponse], d de
 		}
 		n = 0
 		part := m
-		m = &api.WatchResponse{Revision: d.rev, Epoch: s.epoch, Full: d.full}
+		m = &api.WatchResponse{Revision: d.rev, Epoch: epoch, Full: d.full}
 		return stream.Send(part)
 	}
 	for _, u := range d.users {
