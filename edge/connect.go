@@ -109,11 +109,13 @@ func (r *round) stages(c Carriers, by lead) ([]stage, error) {
 	}
 	targets := append(append(same, first...), last...)
 	stagger := hubStagger
+	turn := 0 // of the addresses, which move on once all hubs had theirs
 	switch {
 	case len(targets) == 0 && k.slot == slotStandby:
 		return nil, errSameHub
 	case r.urgent:
-		targets, stagger = targets[:min(len(targets), urgentHubs)], addressStagger
+		targets, turn = window(targets, urgentHubs, r.turn)
+		stagger = addressStagger
 	case r.purpose != forQUIC && a.storming(time.Now()):
 		targets = targets[:min(len(targets), 1)] // the next one's turn is after the next, longer wait
 	}
@@ -129,7 +131,7 @@ func (r *round) stages(c Carriers, by lead) ([]stage, error) {
 				found, err = a.resolver.resolve(ctx, t.addrs)
 			}
 			if r.urgent {
-				found = found[:min(len(found), urgentAddresses)]
+				found, _ = window(found, urgentAddresses, turn)
 			}
 			list := planned(found, c, by)
 			for i := range list {
@@ -139,6 +141,13 @@ func (r *round) stages(c Carriers, by lead) ([]stage, error) {
 		}})
 	}
 	return out, nil
+}
+
+// window is n of a list, or what is left of it, turn times as many further on; times is how often it went through all of it so far.
+func window[T any](list []T, n, turn int) (part []T, times int) {
+	windows := max(1, (len(list)+n-1)/n)
+	from := turn % windows * n
+	return list[from:min(from+n, len(list))], turn / windows
 }
 
 // on reports whether the tunnel is at this hub.

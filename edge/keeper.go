@@ -76,6 +76,7 @@ type round struct {
 	purpose purpose
 	urgent  bool
 	known   bool   // remembered addresses do: DNS may be as dead as the path
+	turn    int    // an urgent round's: how many times those it dials have moved on from the first
 	tls     bool   // QUIC has had its return for now
 	base    *round // the winner when it began
 	quic    bool   // it has registered on QUIC, or QUIC is not to replace TLS; guarded by the turn
@@ -405,6 +406,17 @@ func (k *keeper) probeAt(now time.Time) time.Time {
 	return at
 }
 
+// round is the next one.
+func (k *keeper) round(urgent bool) *round {
+	r := &round{k: k, purpose: k.purpose, urgent: urgent, known: urgent && k.number%4 != 3, base: k.winner.Load()}
+	r.tls = !k.returned.IsZero() && time.Since(k.returned) < returnEvery
+	if urgent && !r.known {
+		r.turn = k.number/4 + 1 // each fourth dials others than the first hubs and addresses, which may all be dead
+	}
+	k.number++
+	return r
+}
+
 // begin starts a round.
 func (k *keeper) begin(ctx, serving context.Context, urgent bool) {
 	limit := attemptTimeout
@@ -412,9 +424,8 @@ func (k *keeper) begin(ctx, serving context.Context, urgent bool) {
 		limit = urgentTimeout
 	}
 	rctx, cancel := context.WithTimeout(ctx, limit)
-	tls := !k.returned.IsZero() && time.Since(k.returned) < returnEvery
-	r := &round{k: k, purpose: k.purpose, urgent: urgent, known: urgent && k.number%4 != 3, tls: tls, base: k.winner.Load(), cancel: cancel}
-	k.number++
+	r := k.round(urgent)
+	r.cancel = cancel
 	k.rounds = append(k.rounds, r)
 	go func() {
 		o := outcome{round: r, err: errInternal}

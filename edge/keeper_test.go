@@ -620,6 +620,51 @@ func TestAddressesItJoinedByAreTriedAfterThoseOfTheList(t *testing.T) {
 	}
 }
 
+// Whatever three hubs and two addresses of each are dead, the urgent rounds of a session's whole life come by every other.
+func TestUrgentRoundsComeByEveryHubAndAddress(t *testing.T) {
+	for hubs := 1; hubs <= 9; hubs++ {
+		for addresses := 1; addresses <= 6; addresses++ {
+			a := &Agent{
+				streams: newStreams(nil, 1), rests: map[string]time.Time{}, resolver: newResolver(false),
+				state: &state{creds: &identity.Credentials{UUID: wire.UUID{1}.String()}},
+				list:  hublist.List{Cluster: testCluster, Revision: 1},
+			}
+			a.resolver.lookup = func(_ context.Context, _, host string) (ips []netip.Addr, err error) {
+				for i := range addresses {
+					ips = append(ips, netip.AddrFrom4([4]byte{10, 0, host[0], byte(i)}))
+				}
+				return ips, nil
+			}
+			for slot := range a.keepers {
+				a.keepers[slot] = newKeeper(a, uint8(slot))
+			}
+			for i := range hubs {
+				a.list.Hubs = append(a.list.Hubs, hublist.Hub{UUID: wire.UUID{2, byte(i)}, Tunnel: []string{string(rune('a'+i)) + ".example:443"}})
+			}
+			k, seen := a.keepers[slotActive], map[netip.AddrPort]bool{}
+			for range 4 * 9 * 6 {
+				r := k.round(true)
+				stages, err := r.stages(OnlyQUIC, lead{})
+				if err != nil || len(stages) > urgentHubs {
+					t.Fatalf("%d hubs: %d at once, %v", hubs, len(stages), err)
+				}
+				for _, s := range stages {
+					found, err := s.find(t.Context())
+					if err != nil || len(found) > urgentAddresses {
+						t.Fatalf("%d addresses: %d at once, %v", addresses, len(found), err)
+					}
+					for _, at := range found {
+						seen[at.addr] = true
+					}
+				}
+			}
+			if len(seen) != hubs*addresses {
+				t.Errorf("%d hubs of %d addresses: %d of them dialled", hubs, addresses, len(seen))
+			}
+		}
+	}
+}
+
 func TestTokenAndAddressesInFilesAreReadAnewAtEachAttempt(t *testing.T) {
 	h := newTestHub(t)
 	dir := t.TempDir()
