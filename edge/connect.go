@@ -72,6 +72,7 @@ func (a *Agent) connect(ctx, serving context.Context, r *round) (*link, <-chan *
 		l := <-late
 		if a.noteUDP(network, l == nil) && l == nil && ctx.Err() == nil {
 			a.history.add(wire.ConnEvent{Kind: wire.EventUDPBlocked, Hub: res.value.challenge.HubName, Carrier: uint8(tunnel.CarrierTLS)})
+			res.value.tellHistory()
 		}
 		out <- l
 	}()

@@ -24,6 +24,8 @@ type history struct {
 	events []*happened // oldest first, at most historySize
 	added  uint64      // events ever added
 	told   []toldHub   // in the order in which they were met, at most historyHubs
+
+	telling sync.Mutex // of who hands events over; taken before mu
 }
 
 type happened struct {
@@ -121,6 +123,8 @@ func (h *history) tell(hub wire.Incarnation, number uint64) {
 
 // tellHistory hands over the events that the hub of this tunnel has not got yet. A tunnel that dies at once may take them with it.
 func (l *link) tellHistory() {
+	l.a.history.telling.Lock()
+	defer l.a.history.telling.Unlock()
 	hub := l.challenge.HubIncarnation
 	events, number := l.a.history.since(l.a.history.toldTo(hub), time.Now())
 	if len(events) == 0 {

@@ -142,6 +142,28 @@ func TestTheDevicesPageTellsWhyItWasAway(t *testing.T) {
 	t.Logf("%s", text)
 }
 
+// An agent starts where nothing passes, and then TCP alone does: the page tells both, though the device finds the second only once it is back.
+func TestTheDevicesPageTellsThatUDPIsBlocked(t *testing.T) {
+	t.Parallel()
+	w := harness.NewWorld(t, 1)
+	s := w.AddSite(t, "gw-udp")
+	s.StartEdge(t)
+	s.Edge.Stop(t)
+	s.InRouter(t, "nft add rule ip hw faults ip protocol udp drop; nft add rule ip hw faults ip protocol tcp reject with tcp reset")
+	s.RunEdge(t)
+	harness.Eventually(t, 60*time.Second, "the device finds no tunnel", func() bool { return strings.Count(s.Edge.Output(), "no tunnel") >= 2 })
+	s.InRouter(t, "nft 'flush chain ip hw faults; add rule ip hw faults ip protocol udp drop'")
+	var text string
+	harness.Eventually(t, 90*time.Second, "hawser show tells why it was dark", func() bool {
+		text = string(w.Hawser(t, "show", s.Name).Stdout)
+		return strings.Contains(text, ", then UDP blocked; back ")
+	})
+	t.Logf("%s", text)
+	if !strings.Contains(text, "dark ") {
+		t.Errorf("no outage is told:\n%s", text)
+	}
+}
+
 // A hub that drains tells the person at a terminal, ends by its deadline with exit code 0, and the device is at once reached by another hub.
 func TestADrainTellsItsPeopleAndEndsByItsDeadline(t *testing.T) {
 	t.Parallel()

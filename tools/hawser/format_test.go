@@ -25,8 +25,11 @@ func TestStoryOfTheLastOutage(t *testing.T) {
 	}{
 		"DNS, then UDP": {[]*api.DeviceEvent{
 			event(wire.EventStarted, 60*m, 0, ""), event(wire.EventRegistered, 60*m, 0, "hub-1"), event(wire.EventLost, 13*m, 0, "hub-1"),
-			event(wire.EventDNS, 13*m, 9*m, ""), event(wire.EventUDPBlocked, 3*m, 0, ""), event(wire.EventRegistered, 2*m, 0, "hub-1"),
+			event(wire.EventDNS, 13*m, 9*m, ""), event(wire.EventRegistered, 2*m, 0, "hub-1"), event(wire.EventUDPBlocked, 2*m-2*time.Second, 0, "hub-1"),
 		}, "dark 11 min: DNS failed 9 min, then UDP blocked; back 2 min ago"},
+		"UDP is blocked later": {[]*api.DeviceEvent{
+			event(wire.EventLost, 13*m, 0, "hub-1"), event(wire.EventDNS, 13*m, 9*m, ""), event(wire.EventRegistered, 2*m, 0, "hub-1"), event(wire.EventUDPBlocked, m, 0, "hub-1"),
+		}, "dark 11 min: DNS failed 9 min; back 2 min ago"},
 		"the same cause again adds up": {[]*api.DeviceEvent{
 			event(wire.EventLost, 10*m, 0, "h"), event(wire.EventNoRoute, 10*m, 2*m, ""), event(wire.EventNoRoute, 8*m, 3*m, ""), event(wire.EventRegistered, 5*m, 0, "h"),
 		}, "dark 5 min: no network 5 min; back 5 min ago"},

@@ -63,7 +63,14 @@ func lastOutage(events []*api.DeviceEvent) (last outage, found bool) {
 				now = &outage{began: at}
 			}
 		default:
-			if causeWords[kind] == "" || len(up) > 0 {
+			if len(up) > 0 {
+				// That UDP is blocked is known once TCP got through where QUIC did not: it belongs to the outage that this ended.
+				if kind == wire.EventUDPBlocked && found && at.Sub(last.ended) <= judged {
+					last.causes = append(last.causes, cause{kind: kind, name: e.Name})
+				}
+				continue
+			}
+			if causeWords[kind] == "" {
 				continue
 			}
 			if now == nil {
@@ -81,8 +88,12 @@ func lastOutage(events []*api.DeviceEvent) (last outage, found bool) {
 	return last, found
 }
 
-// noticed is how long a device must be away without a reason to be told of.
-const noticed = 5 * time.Second
+const (
+	// noticed is how long a device must be away without a reason to be told of.
+	noticed = 5 * time.Second
+	// judged is until when after its return a device has found that QUIC does not get through: QUIC's rest of the race, and room.
+	judged = 15 * time.Second
+)
 
 // tell says an outage in one line: "dark 11 min: DNS failed 9 min, then UDP blocked".
 func (o outage) tell(now time.Time) string {
