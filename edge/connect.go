@@ -243,7 +243,7 @@ func (a *Agent) hubIdentity(cs tls.ConnectionState, trust *ca.Trust, ago time.Du
 // checkChallenge holds a challenge against the certificate of who sent it.
 func (a *Agent) checkChallenge(conn tunnel.Conn, c *wire.Challenge, cluster string) error {
 	if c.Version != wire.Version {
-		return fmt.Errorf("the hub speaks version %d of the protocol, this agent version %d; update the older", c.Version, wire.Version)
+		return versionError(c.Version)
 	}
 	if c.Cluster != cluster {
 		return fmt.Errorf("%w: it says it is of cluster \"%s\"", ErrHub, wire.Quote(c.Cluster, 80))
@@ -252,6 +252,24 @@ func (a *Agent) checkChallenge(conn tunnel.Conn, c *wire.Challenge, cluster stri
 		return fmt.Errorf("%w: it says it is hub %s, its certificate does not", ErrHub, c.HubUUID)
 	}
 	return nil
+}
+
+// closing is what a hub is told whose challenge or answer was not accepted.
+func closing(err error) (wire.CloseCode, string) {
+	if v, ok := errors.AsType[versionError](err); ok {
+		return wire.CloseUpgrade, v.Error()
+	}
+	if errors.Is(err, ErrHub) {
+		return wire.CloseProtocol, "not a hub of this cluster"
+	}
+	return wire.CloseNormal, ""
+}
+
+// versionError is what a hub speaks that is not ours. Another hub of the cluster may speak it.
+type versionError uint16
+
+func (v versionError) Error() string {
+	return fmt.Sprintf("the hub speaks version %d of the tunnel's protocol, this agent version %d: update the older", uint16(v), wire.Version)
 }
 
 // establish dials and registers. The link outlives ctx, which bounds the set-up; its streams are served under serving.
@@ -291,10 +309,7 @@ func (a *Agent) openAt(ctx, serving context.Context, at attempt, of *round, rene
 	l := newLink(a, conn, at, of, trust)
 	if err := l.setUp(ctx, serving, creds, renew); err != nil {
 		a.obey(err)
-		code := wire.CloseNormal
-		if errors.Is(err, ErrHub) {
-			code = wire.CloseProtocol
-		}
+		code, reason := closing(err)
 		if r, ok := errors.AsType[*RefusedError](err); ok {
 			switch {
 			case r.authority(): // another hub is asked next: this one may be wrong, or lie
@@ -307,7 +322,10 @@ func (a *Agent) openAt(ctx, serving context.Context, at attempt, of *round, rene
 				a.storm(time.Now())
 			}
 		}
-		_ = conn.CloseWithError(code, "")
+		if code == wire.CloseUpgrade {
+			a.rest(at.target, restMax)
+		}
+		_ = conn.CloseWithError(code, reason)
 		return nil, err
 	}
 	if renew {

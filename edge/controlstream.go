@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strconv"
 	"sync"
 	"time"
 
@@ -137,7 +138,7 @@ func (in *incoming) serveControl(ctx context.Context) error {
 		case *wire.Tell:
 			a.tell(m, in.from.hub)
 		default:
-			tunnel.Warn(a.log, "refused a message of the hub", "hub", in.hubName, "type", m.Type(), "error", "not for a control stream")
+			a.streams.refused.add("message "+strconv.Itoa(int(m.Type()))+" of a hub", errors.New("not for a control stream"), "hub", in.hubName)
 		}
 	}
 }

@@ -49,8 +49,8 @@ func (a *Agent) takeDialled(ctx, serving context.Context, nc net.Conn) (*link, e
 	if err != nil {
 		return nil, err
 	}
-	fail := func(code wire.CloseCode, err error) (*link, error) {
-		_ = conn.CloseWithError(code, "")
+	fail := func(code wire.CloseCode, reason string, err error) (*link, error) {
+		_ = conn.CloseWithError(code, reason)
 		return nil, err
 	}
 	challenge, err := receiveAs[*wire.Challenge](ctx, conn, "challenge")
@@ -58,11 +58,15 @@ func (a *Agent) takeDialled(ctx, serving context.Context, nc net.Conn) (*link, e
 		err = a.checkChallenge(conn, challenge, creds.Cluster)
 	}
 	if err != nil {
-		return fail(wire.CloseProtocol, err)
+		code, reason := closing(err)
+		if code == wire.CloseNormal {
+			code = wire.CloseProtocol
+		}
+		return fail(code, reason, err)
 	}
 	k := a.slotFor(challenge.HubUUID)
 	if k == nil {
-		return fail(wire.CloseSuperseded, errTaken)
+		return fail(wire.CloseSuperseded, "", errTaken)
 	}
 	r := &round{k: k, purpose: forTunnel, base: k.winner.Load(), quic: true, cancel: func() {}}
 	l := newLink(a, conn, attempt{carrier: tunnel.CarrierTLS, hub: nc.RemoteAddr().String(), target: string(challenge.HubUUID[:])}, r, trust)
@@ -72,7 +76,7 @@ func (a *Agent) takeDialled(ctx, serving context.Context, nc net.Conn) (*link, e
 		if r, ok := errors.AsType[*RefusedError](err); ok && r.Code == wire.CloseExpired {
 			nudge(a.keepers[slotActive].expired) // which makes a tunnel of its own, to renew
 		}
-		return fail(wire.CloseNormal, err)
+		return fail(wire.CloseNormal, "", err)
 	}
 	l.start(serving)
 	return l, nil

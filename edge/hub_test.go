@@ -45,6 +45,8 @@ type testHub struct {
 	detachedLife time.Duration                                       // of the streams it opens
 	before       func(*testConn)                                     // a registration is told, in order, before its ACK
 	strict       bool                                                // lock_mode of the role
+	version      uint16                                              // that it says it speaks
+	closed       chan error                                          // why a tunnel ended before it said anything; room for some, and more are dropped
 	refuse       *wire.Refused                                       // answers REGISTER
 	place        func(*testConn, *wire.PlaceRequest) wire.PlaceReply // answers place requests
 
@@ -84,7 +86,7 @@ func newTestHubOf(t testing.TB, set *ca.Set) *testHub {
 	t.Helper()
 	h := &testHub{
 		t: t, set: set, trust: set.Trust(1), uuid: wire.NewUUID(), incarnation: wire.NewIncarnation(), deviceTTL: time.Hour,
-		secrets: map[string]string{}, registered: make(chan *testConn, 64),
+		version: wire.Version, closed: make(chan error, 8), secrets: map[string]string{}, registered: make(chan *testConn, 64),
 	}
 	var err error
 	if h.trustBlob, err = set.SignTrust(h.trust); err != nil {
@@ -199,14 +201,18 @@ func (h *testHub) token(kind string) string {
 func (h *testHub) serve(ctx context.Context, conn tunnel.Conn) {
 	defer conn.CloseWithError(wire.CloseNormal, "")
 	h.mu.Lock()
-	incarnation := h.incarnation
+	incarnation, version := h.incarnation, h.version
 	h.mu.Unlock()
-	challenge := wire.Challenge{Version: wire.Version, HubUUID: h.uuid, HubName: "hub-1", Cluster: testCluster, HubIncarnation: incarnation, Nonce: newNonce()}
+	challenge := wire.Challenge{Version: version, HubUUID: h.uuid, HubName: "hub-1", Cluster: testCluster, HubIncarnation: incarnation, Nonce: newNonce()}
 	if tunnel.Send(conn, challenge) != nil {
 		return
 	}
 	m, err := tunnel.Receive(ctx, conn)
 	if err != nil {
+		select {
+		case h.closed <- err:
+		default:
+		}
 		return
 	}
 	peer := conn.ConnectionState().PeerCertificates[0]

@@ -170,6 +170,7 @@ func (a *Agent) joinAt(ctx context.Context, at attempt, token ca.Token) (*wire.J
 		return nil, err
 	}
 	if err := a.checkChallenge(conn, challenge, token.Cluster); err != nil {
+		_ = conn.CloseWithError(closing(err))
 		return nil, err
 	}
 	host, _ := os.Hostname()

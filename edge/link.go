@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"slices"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -148,8 +149,8 @@ func (l *link) control(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		if err := l.handle(m); err != nil {
-			tunnel.Warn(l.a.log, "refused a message of the hub", "type", m.Type(), "error", err)
+		if err := l.handle(m); err != nil && ctx.Err() == nil {
+			l.a.streams.refused.add("message "+strconv.Itoa(int(m.Type()))+" of a hub", err, "hub", l.challenge.HubName)
 		}
 	}
 }

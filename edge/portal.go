@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"time"
 
+	"hawser/tunnel"
 	"hawser/tunnel/wire"
 )
 
@@ -26,9 +27,16 @@ func portalDelay(random func(n int64) int64) time.Duration {
 // A foreignError is an answer by no hub of any cluster: on the way sits a captive portal, a TLS-inspecting firewall, or nothing of ours at all. It
 // never changes anything stored: the same network may let us through in a minute. No plain-HTTP request is made to find out
 // more: it would tell the network what the device is, and be as forged as the rest.
-type foreignError struct{ issuer, subject string } // both empty: not even TLS
+type foreignError struct {
+	issuer, subject string // both empty: not even TLS, or
+	protocol        bool   // TLS in which nothing of ours is spoken
+}
 
 func (e *foreignError) Error() string {
+	if e.protocol {
+		return "what answered does not speak this agent's protocol, " + tunnel.ALPN + ": a captive portal or middlebox, or a hub of another version; " +
+			"log in to this network, let TLS to the hub pass uninspected, or update the older"
+	}
 	if e.issuer == "" {
 		return "a captive portal or middlebox answered, not in TLS 1.3; log in to this network, or let TLS to the hub pass uninspected"
 	}
@@ -47,7 +55,7 @@ func checkForeign(chain []*x509.Certificate) error {
 			return nil
 		}
 	}
-	return &foreignError{quotedName(leaf.Issuer), quotedName(leaf.Subject)}
+	return &foreignError{issuer: quotedName(leaf.Issuer), subject: quotedName(leaf.Subject)}
 }
 
 // quotedName is the part of a certificate's name that a person knows it by.
@@ -75,11 +83,14 @@ func classify(err error) (wire.EventKind, string) {
 		}
 		return kind, r.Error()
 	}
+	if v, ok := errors.AsType[versionError](err); ok {
+		return wire.EventRefused, v.Error()
+	}
 	if f, ok := errors.AsType[*foreignError](err); ok {
 		return wire.EventIntercepted, f.Error()
 	}
-	if notOurTLS(err) {
-		return wire.EventIntercepted, (&foreignError{}).Error()
+	if f := notOurTLS(err); f != nil {
+		return wire.EventIntercepted, f.Error()
 	}
 	if p, ok := errors.AsType[*proxyError](err); ok && !noRoute(err) {
 		return wire.EventProxy, p.Error()
@@ -107,16 +118,21 @@ func classify(err error) (wire.EventKind, string) {
 	return wire.EventUnreachable, err.Error()
 }
 
-// notOurTLS reports an answer that no hub gives: no TLS, an older one, or one that knows not our protocol. package tls has types for the first alone.
-func notOurTLS(err error) bool {
-	if _, ok := errors.AsType[tls.RecordHeaderError](err); ok {
-		return true
+// notOurTLS is an answer that no hub of this version gives: no TLS, an older one, or one in which our protocol is not known; else nil. Package tls has a
+// type for the first alone.
+func notOurTLS(err error) *foreignError {
+	if err == nil {
+		return nil
 	}
-	text := ""
-	if err != nil {
-		text = err.Error()
+	text := err.Error()
+	_, plain := errors.AsType[tls.RecordHeaderError](err)
+	switch {
+	case !plain && strings.Contains(text, "tls: ") && strings.Contains(text, "no application protocol"):
+		return &foreignError{protocol: true}
+	case plain, strings.Contains(text, "tls: ") && strings.Contains(text, "protocol version"):
+		return &foreignError{}
 	}
-	return strings.Contains(text, "tls: ") && (strings.Contains(text, "protocol version") || strings.Contains(text, "no application protocol"))
+	return nil
 }
 
 func noRoute(err error) bool {

@@ -122,13 +122,15 @@ func TestAFailureIsClassifiedByWhatTellsMost(t *testing.T) {
 		{context.DeadlineExceeded, wire.EventUnreachable, "no answer"},
 		{errors.Join(fmt.Errorf("quic: %w", os.ErrDeadlineExceeded), op(syscall.ENETUNREACH)), wire.EventUnreachable, "no answer"},
 		{errors.Join(op(syscall.ENETUNREACH), op(syscall.ECONNREFUSED)), wire.EventUnreachable, "closed"},
-		{errors.Join(op(syscall.ECONNREFUSED), &foreignError{"x", "y"}), wire.EventIntercepted, `issuer "x"`},
+		{errors.Join(op(syscall.ECONNREFUSED), &foreignError{issuer: "x", subject: "y"}), wire.EventIntercepted, `issuer "x"`},
 		{&proxyError{addr: "p:1", err: op(syscall.ENETUNREACH)}, wire.EventNoRoute, ""},
 		{&proxyError{addr: "p:1", err: op(syscall.ECONNREFUSED)}, wire.EventProxy, "p:1"},
 		{&finalError{&RefusedError{What: "register", Code: wire.CloseBanned}}, wire.EventUnauthorized, "register refused"},
 		{&RefusedError{What: "register", Code: wire.CloseRate}, wire.EventRefused, ""},
 		{&RefusedError{What: "register", Code: wire.CloseExpired}, wire.EventCertificate, ""},
 		{fmt.Errorf("%w: x", ErrHub), wire.EventCertificate, ""},
+		{errors.New("remote error: tls: no application protocol"), wire.EventIntercepted, "a hub of another version"},
+		{errors.Join(versionError(7), op(syscall.ECONNREFUSED)), wire.EventRefused, "the hub speaks version 7"},
 		{errors.New("odd"), wire.EventUnreachable, "odd"},
 	} {
 		if kind, text := classify(tt.err); kind != tt.kind || !strings.Contains(text, tt.text) {
@@ -142,7 +144,7 @@ func TestBehindAPortalTheAgentComesBackSoonAndNotAtOnce(t *testing.T) {
 	for _, random := range []func(int64) int64{func(int64) int64 { return 0 }, func(n int64) int64 { return n - 1 }} {
 		b := &backoff{rand: random}
 		for range 20 {
-			if d := a.retryDelay(b, &foreignError{"x", "y"}); d < 30*time.Second || d > 120*time.Second {
+			if d := a.retryDelay(b, &foreignError{issuer: "x", subject: "y"}); d < 30*time.Second || d > 120*time.Second {
 				t.Errorf("waits %s", d)
 			}
 		}

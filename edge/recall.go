@@ -141,6 +141,9 @@ func (a *Agent) recall(now time.Time) string {
 	if alarm := a.logHeads.alarm(); alarm != "" {
 		b.WriteString("audit log\t" + alarm + "\n")
 	}
+	for _, c := range a.streams.refused.Counts() {
+		fmt.Fprintf(&b, "refused\t%s: %d times\n", wire.Quote(c.Cause, 80), c.Times)
+	}
 	for _, e := range a.history.list(now) {
 		fmt.Fprintf(&b, "event\t%s ago %s", e.Ago.Round(time.Second), e.Kind)
 		if e.Times > 1 {

@@ -6,8 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"hawser/tunnel"
@@ -83,7 +83,7 @@ type streams struct {
 	log        tunnel.Logger
 	attaching  chan struct{} // one token per attachment whose header is being read
 	handshakes chan struct{} // one token per TLS handshake inside a stream
-	refused    atomic.Uint32 // one bit per code that a resumption was refused with, so that each is logged once
+	refused    refusals
 
 	wg sync.WaitGroup // every goroutine that serves a stream
 
@@ -98,7 +98,7 @@ type streams struct {
 
 func newStreams(log tunnel.Logger, slots int) *streams {
 	return &streams{
-		log: log, attaching: make(chan struct{}, slots), handshakes: make(chan struct{}, maxHandshakes),
+		log: log, refused: refusals{log: log}, attaching: make(chan struct{}, slots), handshakes: make(chan struct{}, maxHandshakes),
 		closing: make(chan struct{}),
 		byID:    map[wire.StreamID]*stream{}, links: map[*link]chan struct{}{}, hubs: map[wire.UUID]*hubView{},
 	}
@@ -168,7 +168,7 @@ func (l *link) acceptStreams(ctx, serving context.Context) error {
 		case s.attaching <- struct{}{}:
 		default:
 			att.Reset(wire.StreamResourceShortage)
-			tunnel.Warn(l.a.log, "stream refused", "error", "too many at once", "streams", cap(s.attaching))
+			s.refused.add("stream, one too many", fmt.Errorf("%d come at once", cap(s.attaching)))
 			continue
 		}
 		if !s.goDo(func() { l.attach(ctx, serving, att) }) {
@@ -201,6 +201,7 @@ func (l *link) attach(ctx, serving context.Context, att tunnel.Stream) {
 	}()
 	switch {
 	case err != nil:
+		err = fmt.Errorf("not identified: %w", err)
 	case in.head.Counter != 0:
 		a.streams.reattach(in)
 		return
@@ -208,7 +209,7 @@ func (l *link) attach(ctx, serving context.Context, att tunnel.Stream) {
 		err = in.serve(ctx, serving)
 	}
 	if err != nil && ctx.Err() == nil {
-		tunnel.Warn(a.log, "stream refused", "error", err)
+		a.streams.refused.add("stream", err)
 	}
 }
 
@@ -341,11 +342,7 @@ func (s *streams) reattach(in *incoming) {
 		}
 	}
 	err = in.refuse(code, err)
-	if bit := uint32(1) << code; s.refused.Or(bit)&bit == 0 {
-		tunnel.Warn(s.log, "resumption refused", "error", err, "code", code)
-	} else {
-		tunnel.Debug(s.log, "resumption refused", "error", err, "code", code)
-	}
+	s.refused.add("resumption of a stream, code "+strconv.Itoa(int(code)), err)
 }
 
 // carried tells whether a tunnel that answers carries the stream.

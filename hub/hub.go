@@ -57,6 +57,7 @@ type Hub struct {
 	admission admission
 	probes    *natProbes
 	passes    passes
+	broken    tunnel.Tally // tunnels whose other end did not keep to the protocol
 	logHeads  logHeads
 	started   time.Time
 

@@ -200,11 +200,13 @@ type LiveStatus struct {
 		Silent  int `json:"silent"`
 		Streams int `json:"streams"`
 	} `json:"tunnels"`
-	Refused     uint64 `json:"refused_handshakes"`
-	Connections int    `json:"connections"`         // of people
-	Sessions    int    `json:"sessions"`            // with a device, through this hub
-	Passed      int    `json:"passed"`              // people's connections to auth that this hub passes on
-	LogAlarm    string `json:"log_alarm,omitempty"` // what is wrong with the audit log
+	Refused uint64 `json:"refused_handshakes"`
+	// Broken are tunnels that ended because the device's end did not keep to the protocol, by cause; at most 65.
+	Broken      []tunnel.Counted `json:"broken_rules,omitempty"`
+	Connections int              `json:"connections"`         // of people
+	Sessions    int              `json:"sessions"`            // with a device, through this hub
+	Passed      int              `json:"passed"`              // people's connections to auth that this hub passes on
+	LogAlarm    string           `json:"log_alarm,omitempty"` // what is wrong with the audit log
 	Spool       struct {
 		Waiting    int   `json:"waiting"`    // recordings of which auth lacks something
 		Recordings int   `json:"recordings"` // that are not closed at auth
@@ -235,7 +237,7 @@ func (h *Hub) live() *LiveStatus {
 	l := &LiveStatus{
 		Version: tunnel.Version(), Incarnation: h.incarnation.String(), Started: h.started.UTC(), Zone: h.config.Zone,
 		AuthSynced: h.auth.Cache.Synced(), Connections: h.front.Connections(), Sessions: len(h.front.Sessions()) - h.front.Connections(), Refused: h.admission.refusedSoFar(),
-		Passed: h.passes.count(),
+		Passed: h.passes.count(), Broken: h.broken.Counts(),
 	}
 	l.Spool.Waiting = h.deliveries.waiting()
 	l.Spool.Recordings, l.Spool.Bytes = h.deliveries.spool.Usage()

@@ -43,6 +43,26 @@ func (h *Hub) deviceRefused(p peer, end *wire.CloseError, client string) {
 	h.auth.ReportRefusal(authclient.Refusal{Type: "device", Reason: reason, Device: p.uuid.String(), Client: client, Detail: end.Reason})
 }
 
+// brokeRules counts a tunnel that ended because the device's end did not keep to PROTOCOL.md, and logs each cause once.
+func (h *Hub) brokeRules(device, client string, err error) {
+	cause := ""
+	e, closed := errors.AsType[*wire.CloseError](err)
+	switch {
+	case errors.Is(err, wire.ErrMalformed), errors.Is(err, wire.ErrTooLong):
+		cause = "malformed message"
+	case closed && e.Remote && e.Code == wire.CloseUpgrade:
+		cause = "another version" // it closed, and says why
+	case closed && !e.Remote && e.Code == wire.CloseProtocol:
+		cause = wire.Quote(e.Reason, 80)
+	default:
+		return
+	}
+	if h.broken.Add(cause) {
+		h.config.Logger.Warn("a device broke the rules of the tunnel; more of this cause are counted, see hawser-hub status", "cause", cause, "device", device,
+			"client", client, "error", err)
+	}
+}
+
 // reportRefused tells of a person.
 func (h *Hub) reportRefused(r front.Refused) {
 	h.auth.ReportRefusal(authclient.Refusal{

@@ -115,6 +115,7 @@ func (s *served) run() {
 	}
 	if !parked {
 		end = s.h.closeFor(err)
+		s.h.brokeRules(s.t.Name, s.t.Conn.RemoteAddr().String(), err)
 		s.h.config.Logger.Debug("tunnel ended", "device", s.t.Name, "client", s.t.Conn.RemoteAddr().String(), "error", err)
 	}
 }

@@ -248,6 +248,7 @@ func (h *Hub) serveTunnel(c tunnel.Conn) (goesOn bool) {
 	}
 	end = h.closeFor(err)
 	h.deviceRefused(p, end, c.RemoteAddr().String())
+	h.brokeRules(p.name, c.RemoteAddr().String(), err)
 	h.config.Logger.Debug("tunnel ended", "device", p.name, "client", c.RemoteAddr().String(), "error", err)
 	return false
 }

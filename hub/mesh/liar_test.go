@@ -231,6 +231,7 @@ func TestAHelloThatIsNotTheHubsOwnIsRefused(t *testing.T) {
 		wire.PeerHello{Version: Version, HubUUID: wire.UUID{0xEE}, Cluster: "other.example", Incarnation: wire.Incarnation{1}},
 		wire.PeerHello{Version: Version, HubUUID: wire.UUID{0xEE}, Cluster: cluster},
 		wire.PeerHello{HubUUID: wire.UUID{0xEE}, Cluster: cluster, Incarnation: wire.Incarnation{1}},
+		wire.PeerHello{Version: Version + 1, HubUUID: wire.UUID{0xEE}, Cluster: cluster, Incarnation: wire.Incarnation{1}},
 		wire.Announced{},
 	} {
 		t.Run(fmt.Sprintf("%+v", h), func(t *testing.T) {
@@ -245,6 +246,13 @@ func TestAHelloThatIsNotTheHubsOwnIsRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			<-c.Context().Done()
+			want := wire.CloseProtocol
+			if h, ok := h.(wire.PeerHello); ok && h.Version != Version {
+				want = wire.CloseUpgrade
+			}
+			if e, ok := errors.AsType[*wire.CloseError](context.Cause(c.Context())); !ok || e.Code != want {
+				t.Errorf("closed by %v, want %v", context.Cause(c.Context()), want)
+			}
 			if i := v.incident(t, WrongHello); i.Peer != x.id {
 				t.Errorf("incident %+v", i)
 			}

@@ -99,6 +99,9 @@ func (m *Mesh) serve(ctx context.Context, c quicconn.Peer, dialled bool) {
 			p.incident(WrongHello, wire.UUID{}, err.Error())
 		}
 		refuse(wire.CloseProtocol, "not the hello of a hub")
+		if c, ok := errors.AsType[*wire.CloseError](err); ok && !c.Remote {
+			refuse(c.Code, c.Reason)
+		}
 		return
 	}
 	if e := p.adopt(l); e != nil {
@@ -130,8 +133,8 @@ func (l *link) hello(ctx context.Context) error {
 	switch {
 	case !ok:
 		return fmt.Errorf("message %T", msg)
-	case h.Version == 0:
-		return errors.New("no version")
+	case h.Version != Version:
+		return &wire.CloseError{Code: wire.CloseUpgrade, Reason: otherVersion(h.Version)}
 	case h.HubUUID != l.p.id:
 		return fmt.Errorf("names hub %s", h.HubUUID)
 	case h.Cluster != l.m.c.Cluster:
@@ -145,6 +148,10 @@ func (l *link) hello(ctx context.Context) error {
 	}
 	l.m.c.Registry.Merge(h.Clock, now)
 	return nil
+}
+
+func otherVersion(v uint16) string {
+	return fmt.Sprintf("it speaks version %d of the protocol between hubs, this one version %d: update the older", v, Version)
 }
 
 // run serves the link until it ends, and says what to close it with.

@@ -255,6 +255,9 @@ func printStatus(w io.Writer, st hub.Status) error {
 			line("RECORDINGS KEPT", "%d that auth does not take, as .refused in the spool; remove the files when they are looked into", l.Spool.Refused)
 		}
 		line("refused handshakes", "%d", l.Refused)
+		for _, c := range l.Broken {
+			line("broken rules", "%d times: %s", c.Times, c.Cause)
+		}
 		for _, x := range l.Hubs {
 			zone := ""
 			if x.Zone != "" {
