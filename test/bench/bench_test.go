@@ -165,6 +165,7 @@ func BenchmarkEcho(b *testing.B) {
 			b.ReportMetric(median(p50[i]), r.name+"-p50-us")
 			b.ReportMetric(median(p99[i]), r.name+"-p99-us")
 			if i > 0 {
+				b.ReportMetric(median(p50[i])/median(p50[0]), r.name+"/sshd")
 				b.ReportMetric(median(p50[i])-median(p50[0]), r.name+"-p50-added-us")
 				b.ReportMetric(median(p99[i])-median(p99[0]), r.name+"-p99-added-us")
 			}

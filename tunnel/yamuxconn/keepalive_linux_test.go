@@ -13,23 +13,37 @@ func TestTheKernelsKeepaliveFollowsWhatTheEdgeLearns(t *testing.T) {
 	defer hub.CloseWithError(0, "")
 	defer edge.CloseWithError(0, "")
 	c := edge.(*conn)
-	idle := func() time.Duration {
-		t.Helper()
-		raw, err := c.tc.NetConn().(*net.TCPConn).SyscallConn()
-		if err != nil {
-			t.Fatal(err)
-		}
-		n := 0
-		if cerr := raw.Control(func(fd uintptr) { n, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_KEEPIDLE) }); cerr != nil || err != nil {
-			t.Fatal(cerr, err)
-		}
-		return time.Duration(n) * time.Second
-	}
+	idle := func() time.Duration { return time.Duration(option(t, c, unix.TCP_KEEPIDLE)) * time.Second }
 	if got := idle(); got != defaultKeepAlive {
 		t.Errorf("at first %s", got)
 	}
 	if err := c.SetKeepAlive(590 * time.Second); err != nil || idle() != 590*time.Second {
 		t.Errorf("then %s, %v", idle(), err)
+	}
+}
+
+// option is one of the kernel's about the connection below.
+func option(t *testing.T, c *conn, name int) (n int) {
+	t.Helper()
+	raw, err := c.tc.NetConn().(*net.TCPConn).SyscallConn()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if cerr := raw.Control(func(fd uintptr) { n, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, name) }); cerr != nil || err != nil {
+		t.Fatal(cerr, err)
+	}
+	return n
+}
+
+// Bytes that nobody acknowledges end the connection: keepalive probes are not sent while there are any.
+func TestTheKernelGivesUpOnWhatNobodyAcknowledges(t *testing.T) {
+	hub, edge := pair(t, Options{})
+	defer hub.CloseWithError(0, "")
+	defer edge.CloseWithError(0, "")
+	for _, c := range []*conn{hub.(*conn), edge.(*conn)} {
+		if got := option(t, c, unix.TCP_USER_TIMEOUT); got != int(writeTimeout.Milliseconds()) {
+			t.Errorf("%d ms, want %s", got, writeTimeout)
+		}
 	}
 }
 
