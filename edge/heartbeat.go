@@ -343,7 +343,13 @@ func (l *link) heartbeat(ctx context.Context) error {
 				b.nat = 0
 				nudge(l.busy)
 			}
-			if state != healthy {
+			if state == healthy {
+				if l.broken() {
+					l.tellHistory()
+				}
+			} else {
+				asked := b.asked
+				l.silence.Store(&asked)
 				tunnel.Info(l.a.log, "the hub does not answer", "slot", l.slot, "hub", l.challenge.HubName,
 					"for", now.Sub(b.asked).Round(time.Millisecond), "network_changed", b.doubted)
 			}

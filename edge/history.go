@@ -13,6 +13,8 @@ const (
 	historySize = 20
 	// maxHistoryHub and maxHistoryText are the wire's limits of an event.
 	maxHistoryHub, maxHistoryText = 255, 200
+	// silenceTold is how long a tunnel must be silent for the history to tell of it.
+	silenceTold = 5 * time.Second
 	// historyHubs is of how many hubs it is remembered what they were told; a hub forgotten is told all again.
 	historyHubs = 8
 )
@@ -40,6 +42,23 @@ type toldHub struct {
 	number uint64
 }
 
+// addSince remembers an event that began earlier and is over.
+func (h *history) addSince(ev wire.ConnEvent, began time.Time) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.appendLocked(ev, began)
+}
+
+// appendLocked makes room and remembers.
+func (h *history) appendLocked(ev wire.ConnEvent, began time.Time) {
+	if len(h.events) == historySize {
+		h.events = append(h.events[:0], h.events[1:]...)
+	}
+	ev.Hub, ev.Text, ev.Times = truncate(ev.Hub, maxHistoryHub), truncate(ev.Text, maxHistoryText), 1
+	h.added++
+	h.events = append(h.events, &happened{ev, began, time.Now(), h.added})
+}
+
 // add remembers an event of now. One that is the same as the last, but for its text, makes that one last longer.
 func (h *history) add(ev wire.ConnEvent) {
 	now := time.Now()
@@ -55,12 +74,7 @@ func (h *history) add(ev wire.ConnEvent) {
 			return
 		}
 	}
-	if len(h.events) == historySize {
-		h.events = append(h.events[:0], h.events[1:]...)
-	}
-	ev.Times = 1
-	h.added++
-	h.events = append(h.events, &happened{ev, now, now, h.added})
+	h.appendLocked(ev, now)
 }
 
 // wasToldLocked reports whether any hub has got the event: what it got is not changed any more.

@@ -519,6 +519,9 @@ func (k *keeper) adopt(serving context.Context, l *link, late <-chan *result[*li
 		r.cancel()
 	}
 	if old != nil {
+		if old.broken() {
+			l.tellHistory()
+		}
 		k.retire(serving, old)
 	}
 	nudge(k.other().wake)
@@ -555,6 +558,7 @@ func (k *keeper) lost(l *link) {
 	a, now := k.a, time.Now()
 	k.current.Store(nil)
 	k.b.window = k.window()
+	l.broken()
 	ev := wire.ConnEvent{Kind: wire.EventLost, Hub: l.challenge.HubName, Carrier: uint8(l.at.carrier), Text: l.err.Error()}
 	var wait time.Duration
 	switch {

@@ -37,14 +37,15 @@ type link struct {
 	ack       wire.Ack
 	early     []wire.Message // came before the ACK
 
-	streams   atomic.Int32  // attachments on it; those streams are the agent's
-	busy      chan struct{} // nudges the heartbeat when the first comes; room for one
-	idle      chan struct{} // nudges retire when the last is gone; room for one
-	moved     chan struct{} // nudges the heartbeat when the network changed; room for one
-	away      chan struct{} // closed by GOAWAY
-	replaced  chan struct{} // closed by retire
-	keepAlive atomic.Int64  // the kernel's interval on TLS; the heartbeat tells the hub
-	suspect   atomic.Bool   // it does not answer; the keeper is nudged when that changes
+	streams   atomic.Int32              // attachments on it; those streams are the agent's
+	busy      chan struct{}             // nudges the heartbeat when the first comes; room for one
+	idle      chan struct{}             // nudges retire when the last is gone; room for one
+	moved     chan struct{}             // nudges the heartbeat when the network changed; room for one
+	away      chan struct{}             // closed by GOAWAY
+	replaced  chan struct{}             // closed by retire
+	keepAlive atomic.Int64              // the kernel's interval on TLS; the heartbeat tells the hub
+	suspect   atomic.Bool               // it does not answer; the keeper is nudged when that changes
+	silence   atomic.Pointer[time.Time] // since when it does not, and the history tells nothing of it yet
 
 	renewal chan error // what came of RENEW; room for one
 
@@ -140,6 +141,16 @@ func (l *link) retire(ctx context.Context) {
 		break
 	}
 	l.close(wire.CloseNormal, "replaced by another tunnel")
+}
+
+// broken ends a silence, for the tunnel answered, ended or was replaced. It reports whether that is worth telling.
+func (l *link) broken() bool {
+	since := l.silence.Swap(nil)
+	if since == nil || time.Since(*since) < silenceTold {
+		return false
+	}
+	l.a.history.addSince(wire.ConnEvent{Kind: wire.EventSilent, Hub: l.challenge.HubName, Carrier: uint8(l.at.carrier)}, *since)
+	return true
 }
 
 // control reads control messages until the tunnel ends.

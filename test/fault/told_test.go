@@ -142,6 +142,30 @@ func TestTheDevicesPageTellsWhyItWasAway(t *testing.T) {
 	t.Logf("%s", text)
 }
 
+// A session keeps its tunnel through a silence; the page tells of it all the same, and of what failed meanwhile.
+func TestTheDevicesPageTellsOfASilenceUnderASession(t *testing.T) {
+	t.Parallel()
+	w := harness.NewWorld(t, 1)
+	s := w.AddSite(t, "gw-silent")
+	s.StartEdge(t, "HAWSER_CARRIER=quic")
+	args := w.SSH(1, harness.HubMode, s.Name, "-T")
+	busy := harness.Start(t, nil, args[0], append(args[1:], "while sleep 0.2; do echo busy; done")...)
+	harness.Eventually(t, 30*time.Second, "the device sends something", func() bool { return strings.Contains(busy.Output(), "busy") })
+	s.Drop(t, "meta l4proto udp")
+	harness.Eventually(t, 60*time.Second, "the device finds that the hub does not answer", func() bool { return strings.Contains(s.Edge.Output(), "does not answer") })
+	time.Sleep(8 * time.Second) // what is shorter than 5 s is not told of
+	s.Heal(t)
+	var text string
+	harness.Eventually(t, 60*time.Second, "hawser show tells of the silence", func() bool {
+		text = string(w.Hawser(t, "show", s.Name).Stdout)
+		return strings.Contains(text, "last outage") && strings.Contains(text, "silent for ")
+	})
+	t.Logf("%s", text)
+	if strings.Contains(s.Edge.Output(), "tunnel lost") || !strings.Contains(text, "dark ") {
+		t.Errorf("not the story of a silence:\n%s", text)
+	}
+}
+
 // An agent starts where nothing passes, and then TCP alone does: the page tells both, though the device finds the second only once it is back.
 func TestTheDevicesPageTellsThatUDPIsBlocked(t *testing.T) {
 	t.Parallel()

@@ -30,6 +30,21 @@ func TestStoryOfTheLastOutage(t *testing.T) {
 		"UDP is blocked later": {[]*api.DeviceEvent{
 			event(wire.EventLost, 13*m, 0, "hub-1"), event(wire.EventDNS, 13*m, 9*m, ""), event(wire.EventRegistered, 2*m, 0, "hub-1"), event(wire.EventUDPBlocked, m, 0, "hub-1"),
 		}, "dark 11 min: DNS failed 9 min; back 2 min ago"},
+		"silent, then UDP is blocked": {[]*api.DeviceEvent{
+			event(wire.EventRegistered, 60*m, 0, "hub-1"), event(wire.EventNoRoute, 9*m, 2*m, ""), event(wire.EventRegistered, 4*m, 0, "hub-1"),
+			event(wire.EventSilent, 10*m, 6*m, "hub-1"), event(wire.EventUDPBlocked, 4*m-2*time.Second, 0, "hub-1"),
+		}, "dark 6 min: no network 2 min, then UDP blocked; back 4 min ago"},
+		"silent, then lost": {[]*api.DeviceEvent{
+			event(wire.EventRegistered, 60*m, 0, "hub-1"), event(wire.EventUnreachable, 9*m, 2*m, ""), event(wire.EventSilent, 10*m, 6*m, "hub-1"),
+			event(wire.EventLost, 4*m, 0, "hub-1"), event(wire.EventDNS, 4*m, 0, ""), event(wire.EventRegistered, 3*m, 0, "hub-1"),
+		}, "dark 7 min: no hub answered 2 min, then DNS failed; back 3 min ago"},
+		"both were silent": {[]*api.DeviceEvent{
+			event(wire.EventRegistered, 60*m, 0, "a"), event(wire.EventRegistered, 59*m, 0, "b"), event(wire.EventNoRoute, 9*m, m, ""),
+			event(wire.EventSilent, 10*m, 6*m, "a"), event(wire.EventSilent, 9*m, 6*m, "b"),
+		}, "dark 5 min: no network 1 min; back 4 min ago"},
+		"one of two was silent": {[]*api.DeviceEvent{
+			event(wire.EventRegistered, 60*m, 0, "a"), event(wire.EventRegistered, 59*m, 0, "b"), event(wire.EventSilent, 10*m, 6*m, "a"),
+		}, ""},
 		"the same cause again adds up": {[]*api.DeviceEvent{
 			event(wire.EventLost, 10*m, 0, "h"), event(wire.EventNoRoute, 10*m, 2*m, ""), event(wire.EventNoRoute, 8*m, 3*m, ""), event(wire.EventRegistered, 5*m, 0, "h"),
 		}, "dark 5 min: no network 5 min; back 5 min ago"},

@@ -17,7 +17,6 @@ type outage struct {
 
 type cause struct {
 	kind   wire.EventKind
-	name   string
 	lasted time.Duration
 }
 
@@ -36,7 +35,8 @@ var causeWords = map[wire.EventKind]string{
 
 // lastOutage finds the last time in which the device had no tunnel for as long as people notice, or for a reason it could tell.
 func lastOutage(events []*api.DeviceEvent) (last outage, found bool) {
-	up := make(map[string]bool) // hubs it has a tunnel at
+	up := make(map[string]bool)       // hubs it has a tunnel at
+	silent := make(map[string]outage) // when theirs did not answer last
 	var now *outage
 	close := func(at time.Time) {
 		if now == nil {
@@ -48,9 +48,25 @@ func lastOutage(events []*api.DeviceEvent) (last outage, found bool) {
 		}
 		now = nil
 	}
-	for _, e := range events {
+	for i, e := range events {
 		at, kind := time.Unix(0, e.AtUnixNano), wire.EventKind(e.Kind)
 		switch kind {
+		case wire.EventSilent:
+			silent[e.Hub] = outage{began: at, ended: at.Add(time.Duration(e.LastedMs) * time.Millisecond)}
+			o := silent[e.Hub]
+			for hub := range up { // dark while all were silent; none was, of one that never was
+				s := silent[hub]
+				o.began, o.ended = latest(o.began, s.began), earliest(o.ended, s.ended)
+			}
+			if now != nil || o.ended.Sub(o.began) < noticed {
+				continue
+			}
+			for _, f := range events[:i] { // what failed meanwhile stands before it, for it is told when it is over
+				if f.AtUnixNano >= o.began.UnixNano() {
+					o.add(f)
+				}
+			}
+			last, found = o, true
 		case wire.EventRegistered:
 			close(at)
 			up[e.Hub] = true
@@ -59,14 +75,18 @@ func lastOutage(events []*api.DeviceEvent) (last outage, found bool) {
 			now = &outage{began: at}
 		case wire.EventLost, wire.EventClosed:
 			delete(up, e.Hub)
-			if len(up) == 0 && now == nil {
-				now = &outage{began: at}
+			if len(up) > 0 || now != nil {
+				continue
+			}
+			now = &outage{began: at}
+			if found && at.Sub(last.ended).Abs() < time.Second { // the end of a silence
+				now.began, now.causes = last.began, last.causes
 			}
 		default:
 			if len(up) > 0 {
 				// That UDP is blocked is known once TCP got through where QUIC did not: it belongs to the outage that this ended.
 				if kind == wire.EventUDPBlocked && found && at.Sub(last.ended) <= judged {
-					last.causes = append(last.causes, cause{kind: kind, name: e.Name})
+					last.add(e)
 				}
 				continue
 			}
@@ -76,16 +96,38 @@ func lastOutage(events []*api.DeviceEvent) (last outage, found bool) {
 			if now == nil {
 				now = &outage{began: at}
 			}
-			c := cause{kind, e.Name, time.Duration(e.LastedMs) * time.Millisecond}
-			if n := len(now.causes); n > 0 && now.causes[n-1].kind == kind {
-				now.causes[n-1].lasted += c.lasted
-			} else {
-				now.causes = append(now.causes, c)
-			}
+			now.add(e)
 		}
 	}
 	close(time.Time{})
 	return last, found
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func earliest(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// add takes an event for a cause of the outage, if it is one.
+func (o *outage) add(e *api.DeviceEvent) {
+	kind, lasted := wire.EventKind(e.Kind), time.Duration(e.LastedMs)*time.Millisecond
+	if causeWords[kind] == "" {
+		return
+	}
+	if n := len(o.causes); n > 0 && o.causes[n-1].kind == kind {
+		o.causes[n-1].lasted += lasted
+	} else {
+		o.causes = append(o.causes, cause{kind, lasted})
+	}
 }
 
 const (

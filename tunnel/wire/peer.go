@@ -106,10 +106,11 @@ const (
 	EventCarrier      EventKind = 13 // one carrier replaced the other
 	EventCertificate  EventKind = 14 // the certificate was not accepted, or had to be renewed
 	EventUnauthorized EventKind = 15 // authority said no
+	EventSilent       EventKind = 16 // a tunnel did not answer for a while, and was kept: it answered again, was replaced, or ended
 )
 
 var eventNames = [...]string{"", "started", "registered", "lost", "closed", "refused", "dns-failed", "udp-blocked",
-	"no-network", "unreachable", "intercepted", "proxy-failed", "moved", "carrier-changed", "certificate", "unauthorized"}
+	"no-network", "unreachable", "intercepted", "proxy-failed", "moved", "carrier-changed", "certificate", "unauthorized", "silent"}
 
 // String returns the kind's name as PROTOCOL.md has it.
 func (k EventKind) String() string {
