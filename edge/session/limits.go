@@ -29,6 +29,8 @@ const (
 	termWait   = 300 * time.Millisecond
 	killWait   = 2 * time.Second
 	pollKill   = 20 * time.Millisecond
+	// maxTasks threads of a process whose first has ended are asked for its environment; each that runs has it.
+	maxTasks = 16
 	// maxBegins bytes of a command are in the note by which a moderated session begins.
 	maxBegins = 300
 	// lastWait is what the output of a session that was killed gets to end, so that its end can be told by itself.

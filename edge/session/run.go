@@ -177,7 +177,7 @@ func (s *session) start(ctx context.Context, cmd *exec.Cmd) (*running, error) {
 // undo ends a process that should not have been started. It has hardly begun: no signal asks first.
 func (r *running) undo() {
 	_ = unix.Kill(-r.child.pid, unix.SIGKILL)
-	killAll(r.s.params.SessionID, r.child.pid, r.child.exited)
+	r.killAll()
 	select {
 	case <-r.child.exited:
 		_ = r.child.cmd.Wait()
@@ -362,7 +362,7 @@ func (r *running) kill(cause error) {
 	s := r.s
 	s.result.Err = cause
 	s.say(cause)
-	killAll(s.params.SessionID, r.child.pid, r.child.exited)
+	r.killAll()
 	r.hangUp()
 	select {
 	case <-r.child.exited:

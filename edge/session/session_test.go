@@ -41,6 +41,9 @@ func TestMain(m *testing.M) {
 	if os.Getenv(asAgent) != "" {
 		agentUntilKilled()
 	}
+	if os.Getenv(asHeadless) != "" {
+		headless()
+	}
 	os.Exit(m.Run())
 }
 
@@ -364,7 +367,19 @@ func TestKillEndsEveryProcessAndSaysWhy(t *testing.T) {
 }
 
 func living(id string) []process {
-	return (&family{id: id, sessions: map[int]bool{}, known: map[int]string{}}).members()
+	list, err := (&family{id: id, sessions: map[int]bool{}, known: map[int]string{}}).members()
+	if err != nil {
+		panic(err)
+	}
+	return list
+}
+
+func looked(known []process) []process {
+	list, err := look(known)
+	if err != nil {
+		panic(err)
+	}
+	return list
 }
 
 // Its parent ends by the first signal, and then nothing says whose it is.
@@ -372,7 +387,7 @@ func TestKillFindsWhatLeftItsEnvironmentAndItsSession(t *testing.T) {
 	for i, command := range []string{"env -i setsid sleep %s & echo ready; wait", "sh -c 'env -i setsid sleep %s & wait' & echo ready; wait"} {
 		number := fmt.Sprintf("%d%d.5", 1000+i, os.Getpid())
 		running := func() bool {
-			for _, p := range look(nil) {
+			for _, p := range looked(nil) {
 				if b, _ := os.ReadFile(fmt.Sprintf("/proc/%d/cmdline", p.pid)); string(b) == "sleep\x00"+number+"\x00" {
 					return true
 				}
@@ -427,23 +442,23 @@ func TestWhatWasOfASessionStaysOfIt(t *testing.T) {
 		}
 		return "gone"
 	}
-	first := look(nil)
+	first := looked(nil)
 	if m := mark(first); m != "once" {
 		t.Fatalf("first it is of %q", m)
 	}
 	_, _ = in.Write([]byte("\n"))
-	for end := time.Now().Add(10 * time.Second); mark(look(nil)) != ""; time.Sleep(time.Millisecond) {
+	for end := time.Now().Add(10 * time.Second); mark(looked(nil)) != ""; time.Sleep(time.Millisecond) {
 		if time.Now().After(end) {
 			t.Fatal("it was replaced by nothing")
 		}
 	}
-	if m := mark(look(first)); m != "once" {
+	if m := mark(looked(first)); m != "once" {
 		t.Errorf("then it is of %q", m)
 	}
 	for i := range first {
 		first[i].start = "an earlier one's"
 	}
-	if m := mark(look(first)); m != "" {
+	if m := mark(looked(first)); m != "" {
 		t.Errorf("by the number of an earlier process it is of %q", m)
 	}
 }
