@@ -106,11 +106,14 @@ type process struct {
 // family is what is known of a session's processes.
 type family struct {
 	id       string
-	sessions map[int]bool   // session ids that are its own
+	sessions map[int]bool   // session ids that are its own: those of which it has, or had, the leader
 	known    map[int]string // its processes, and when each began
 }
 
 // members finds those that live.
+//
+// Anybody can give the mark to a process of his own, and have the session killed that it names. So a mark takes the process and what descends from it,
+// whoever's they are (sudo), but nobody beside or above it: the jobs of a crond may all be in the one session that it leads.
 func (f *family) members() ([]process, error) {
 	all, err := processes.now()
 	if err != nil {
@@ -122,7 +125,10 @@ func (f *family) members() ([]process, error) {
 		again = false
 		for _, p := range all {
 			if !in[p.pid] && (p.mark == f.id || f.sessions[p.session] || in[p.parent] || f.known[p.pid] == p.start) {
-				in[p.pid], f.sessions[p.session], f.known[p.pid] = true, true, p.start
+				in[p.pid], f.known[p.pid] = true, p.start
+				if p.pid == p.session {
+					f.sessions[p.pid] = true
+				}
 				found = append(found, p)
 				again = true
 			}

@@ -1,16 +1,19 @@
 package session
 
 import (
+	"bufio"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"runtime"
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -82,6 +85,45 @@ func TestKillEndsAProcessWhoseFirstThreadHasEnded(t *testing.T) {
 			_ = unix.Kill(pid, unix.SIGKILL)
 			t.Errorf("%s runs still", name)
 		}
+	}
+}
+
+// Who had the jobs of a cron carry the mark of a session of his own had the cron ended with the session, and everybody's jobs.
+func TestAForgedMarkTakesNobodyBesideIt(t *testing.T) {
+	id := newID()
+	cmd := exec.Command("sh", "-c", sessionVariable+"="+id+" sleep 1000 & echo $!; read x; echo $x")
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Kill(-cmd.Process.Pid, unix.SIGKILL); _ = cmd.Wait() })
+	forged, lines := 0, bufio.NewReader(out)
+	if _, err := fmt.Fscanln(lines, &forged); err != nil {
+		t.Fatal(err)
+	}
+	c := open(t, engine(t), Params{SessionID: id})
+	c.exec("exec sleep 1000")
+	for end := time.Now().Add(10 * time.Second); len(living(id)) < 2; time.Sleep(time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatal("two do not run")
+		}
+	}
+	c.cancel(errors.New("enough"))
+	c.finish()
+	if runs(forged) {
+		t.Error("who carries the mark runs still")
+	}
+	_, _ = io.WriteString(in, "lives\n")
+	if line, err := lines.ReadString('\n'); line != "lives\n" {
+		t.Errorf("the leader of its session says %q, %v", line, err)
 	}
 }
 
