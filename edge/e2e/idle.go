@@ -72,6 +72,7 @@ type noticed struct {
 
 	writing sync.Mutex // a notice only tries for it: what blocks a write blocks it too
 	screen  screen.Screen
+	errors  sync.Mutex // the same for stderr: two at once write on one buffer, in x/crypto
 }
 
 func (n *noticed) Write(p []byte) (int, error) {
@@ -81,6 +82,33 @@ func (n *noticed) Write(p []byte) (int, error) {
 		n.screen.Write(p)
 	}
 	return n.Channel.Write(p)
+}
+
+// Stderr implements ssh.Channel.
+func (n *noticed) Stderr() io.ReadWriter { return noticedErr{n.Channel.Stderr(), &n.errors} }
+
+type noticedErr struct {
+	io.ReadWriter
+	writing *sync.Mutex
+}
+
+func (e noticedErr) Write(p []byte) (int, error) {
+	e.writing.Lock()
+	defer e.writing.Unlock()
+	return e.ReadWriter.Write(p)
+}
+
+// CloseWrite implements ssh.Channel. While somebody writes, x/crypto may not be told of the end: that the channel is closed says it too.
+func (n *noticed) CloseWrite() error {
+	if !n.writing.TryLock() {
+		return nil
+	}
+	defer n.writing.Unlock()
+	if !n.errors.TryLock() {
+		return nil
+	}
+	defer n.errors.Unlock()
+	return n.Channel.CloseWrite()
 }
 
 // sayOfGuests is warn for a line that is tried again; true too where the person wants none.

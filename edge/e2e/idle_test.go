@@ -1,9 +1,11 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"io"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -91,5 +93,58 @@ func TestTheDevicesPolicyEndsSessionsAndAChangedOneAtOnce(t *testing.T) {
 			t.Errorf("%s: told %q", name, told)
 		}
 		eventually(t, func() bool { return strings.Contains(w.reasons(), name) }, "the hub to be told why")
+	}
+}
+
+// chatty is a twin whose sessions say things on stderr from several goroutines, and tell of the end meanwhile, as a kill does.
+type chatty struct{ *twin }
+
+const chats, lineOfChat = 4, "the same line again and again\r\n"
+
+func (w chatty) Serve(_ context.Context, ch *Session, _ *grant.Grant, p session.Params) session.Result {
+	for r := range ch.Requests() {
+		_ = r.Reply(true)
+		if r.Type == "exec" {
+			break
+		}
+	}
+	var wg sync.WaitGroup
+	for range chats {
+		wg.Go(func() {
+			for range 200 {
+				_, _ = io.WriteString(ch.Stderr(), lineOfChat)
+			}
+		})
+	}
+	wg.Wait()
+	_, _ = ch.SendRequest("exit-status", false, ssh.Marshal(struct{ Status uint32 }{0}))
+	for range chats {
+		wg.Go(func() { _, _ = io.WriteString(ch.Stderr(), lineOfChat) })
+		wg.Go(func() { _, _ = io.WriteString(ch, lineOfChat) })
+	}
+	_ = ch.CloseWrite()
+	wg.Wait()
+	return session.Result{}
+}
+
+// x/crypto has one buffer for all that is written to a stream: two goroutines wrote on it at once, and OpenSSH ended the connection for a packet that made no sense.
+func TestWhatSeveralSayOnStderrArrivesWhole(t *testing.T) {
+	w, p := cluster(t)
+	w.served = chatty{w}
+	c, _, err := w.dial(t, me(t), p.signer(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := c.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	s.Stderr = &stderr
+	if err := s.Run("x"); err != nil {
+		t.Error(err)
+	}
+	if got := stderr.String(); len(got) < chats*200*len(lineOfChat) || strings.ReplaceAll(got, lineOfChat, "") != "" {
+		t.Errorf("%d bytes, and beside the lines %q", len(got), strings.ReplaceAll(got, lineOfChat, ""))
 	}
 }

@@ -266,13 +266,6 @@ func (s *session) report() {
 	} else {
 		_, _ = s.ch.SendRequest("exit-status", false, payload.ExitStatus{Status: s.result.Status}.Marshal())
 	}
-	if r := s.process.Load(); r != nil {
-		select {
-		case <-r.outDone:
-		default:
-			return // somebody writes still, and x/crypto's channels may not be told of the end meanwhile: that they are closed says it too
-		}
-	}
 	_ = s.ch.CloseWrite()
 }
 
