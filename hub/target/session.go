@@ -286,8 +286,8 @@ func (x *session) serverRequests(ch ssh.Channel, reqs <-chan *ssh.Request) (exit
 
 // finish ends the person's channel with how the process ended.
 func (x *session) finish(exit string, body []byte) {
-	_ = x.front.CloseWrite()
 	_, _ = x.front.SendRequest(exit, false, body)
+	_ = x.front.CloseWrite()
 }
 
 // last says why the session ends, and ends it.
