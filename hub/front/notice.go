@@ -130,6 +130,15 @@ func (n *notices) line(text string, atPrompt bool) bool {
 	return err == nil
 }
 
+// closeWrite ends all of it, and sends EOF. While a line is being written x/crypto may not be told of the end: that the channel is closed says it too.
+func (n *notices) closeWrite() {
+	n.stop()
+	if n.writing.TryLock() {
+		defer n.writing.Unlock()
+		_ = n.x.ch.CloseWrite()
+	}
+}
+
 // stop ends all of it.
 func (n *notices) stop() {
 	n.guests.Stop()

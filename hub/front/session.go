@@ -875,5 +875,5 @@ func (x *session) finish(status uint32) {
 // end sends how the process ended, and EOF: in this order, for at EOF the client may close the channel, and a status that comes after that goes nowhere.
 func (x *session) end(e *exitInfo) {
 	_, _ = x.ch.SendRequest(e.name, false, e.payload)
-	_ = x.ch.CloseWrite()
+	x.notices.closeWrite()
 }
