@@ -48,8 +48,9 @@ type guest struct {
 	// Under room.mu:
 	note     string
 	until    time.Time
-	greeting time.Time // until then the note is his welcome, and the next one waits
-	next     string    // the last that came meanwhile
+	least    time.Time // until then no other takes its place
+	begins   string    // waits for that: by which the session begins
+	next     string    // likewise, behind it: the last of all others
 	standing string    // what is shown while there is no note
 	end      error     // why he is to go
 	putOut   bool
@@ -178,26 +179,45 @@ func (g *guest) wake() {
 }
 
 func (g *guest) noteLocked(text string) {
-	if g.next = text; time.Until(g.greeting) <= 0 {
+	g.next = text
+	g.moreLocked()
+}
+
+// beginsLocked shows the note by which the session begins: for as long as any, whatever comes meanwhile, be it from what runs from then on.
+func (g *guest) beginsLocked(text string) {
+	g.begins = text
+	g.moreLocked()
+}
+
+func (g *guest) moreLocked() {
+	if time.Until(g.least) <= 0 {
 		g.showLocked()
 	}
 	g.wake()
 }
 
-func (g *guest) showLocked() { g.note, g.until, g.next = g.next, time.Now().Add(noteTime), "" }
+// showLocked shows what waits.
+func (g *guest) showLocked() {
+	g.until = time.Now().Add(noteTime)
+	if g.begins != "" {
+		g.note, g.begins, g.least = g.begins, "", g.until
+	} else {
+		g.note, g.next = g.next, ""
+	}
+}
 
 // greetLocked shows the welcome until it can have been read: one who has a session begin by his coming is told his keys and, at once, that it begins.
 func (g *guest) greetLocked(text string) {
 	if text != "" {
 		g.noteLocked(text)
-		g.greeting = time.Now().Add(greetTime)
+		g.least = time.Now().Add(greetTime)
 	}
 }
 
 // noteNowLocked is the note to show now, and for how long until this is to be asked again; 0: until something changes.
 func (g *guest) noteNowLocked() (note string, left time.Duration) {
-	if g.next != "" {
-		if left = time.Until(g.greeting); left > 0 {
+	for g.begins != "" || g.next != "" {
+		if left = time.Until(g.least); left > 0 {
 			return g.note, left
 		}
 		g.showLocked()

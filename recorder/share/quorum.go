@@ -158,10 +158,15 @@ func (r *Room) judge() (say func()) {
 	case !open:
 	case begins:
 		says := "everybody required is here: the session begins"
-		if r.rules.Begins != "" {
-			says += ": " + r.rules.Begins
+		if r.rules.Begins == "" {
+			return func() { r.announce(says) }
 		}
-		return func() { r.announce(says) }
+		says = clip(says + ": " + r.rules.Begins)
+		return func() {
+			r.host.Mark(says)
+			r.begins(says)
+			r.host.Say(says)
+		}
 	case ends:
 		return func() { r.host.Mark("ended: there is no longer " + missing) }
 	case waits:
@@ -177,6 +182,15 @@ func (r *Room) judge() (say func()) {
 		return func() { r.announce("everybody required is here again") }
 	}
 	return func() {}
+}
+
+// begins shows all guests a line for its time.
+func (r *Room) begins(text string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, g := range r.guests {
+		g.beginsLocked(text)
+	}
 }
 
 // stopOrGo tells the host, if that is news. The turn is held.

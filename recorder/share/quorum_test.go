@@ -108,6 +108,47 @@ func TestWhoHasASessionBeginByHisComingCanReadHisKeys(t *testing.T) {
 	})
 }
 
+// What runs from the beginning on could have a note shown in the place of the one that says what it is.
+func TestNoOtherNoteTakesThePlaceOfTheOneThatSaysWhatRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := new(host)
+		r := New(h, 40, 2)
+		r.Require(Rules{Owner: "ann", Needs: []Need{moderators(2, "lead", false)}, Begins: "reboot"})
+		cyd := comesBy(t, r, Guest{User: "cyd", Roles: []string{"lead"}, Mode: Moderator, Welcome: "p pauses"})
+		time.Sleep(greetTime)
+		bob := comesBy(t, r, Guest{User: "bob", Roles: []string{"lead"}, Mode: Moderator, Welcome: "p pauses"})
+		both := func(ofCyd, ofBob string) {
+			t.Helper()
+			for p, want := range map[*person]string{cyd: ofCyd, bob: ofBob} {
+				if got := p.sees(); !strings.Contains(got, want) {
+					t.Errorf("he does not see %q:\n%s", want, got)
+				}
+			}
+		}
+		for range 3 {
+			r.Note("nothing to see")
+		}
+		both("begins: reboot", "p pauses")
+		time.Sleep(greetTime)
+		r.Note("nothing at all")
+		both("begins: reboot", "begins: reboot")
+		time.Sleep(noteTime - greetTime - 16*pace)
+		r.Note("last")
+		both("begins: reboot", "begins: reboot")
+		time.Sleep(16 * pace)
+		both("last", "begins: reboot")
+		time.Sleep(greetTime)
+		both("last", "last")
+		time.Sleep(noteTime)
+		if got := bob.sees() + cyd.sees(); strings.Contains(got, "last") || strings.Contains(got, "begins") {
+			t.Errorf("at the end:\n%s", got)
+		}
+		if want := "everybody required is here: the session begins: reboot"; !slices.Contains(h.marked, want) || !slices.Contains(h.said, want) {
+			t.Errorf("marked %q, said %q", h.marked, h.said)
+		}
+	})
+}
+
 func TestASessionBeginsWhenAllAreThereAndNotBefore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := New(new(host), 20, 2)

@@ -116,7 +116,7 @@ const (
 	// reachPace is how often it is looked whether one who counts is reached, and reachGrace how long he may not be: a stream moves to another tunnel in less.
 	reachPace  = time.Second
 	reachGrace = 3 * time.Second
-	// noteTime is how long a note is shown, and greetTime how long a guest's first note at least.
+	// noteTime is how long a note is shown, if no other takes its place, and greetTime how long a guest's first note at least.
 	noteTime  = 5 * time.Second
 	greetTime = 2 * time.Second
 	// maxNote bounds a note, in bytes.
