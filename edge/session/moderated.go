@@ -198,7 +198,7 @@ type opened struct {
 var errUnmoderated = errors.New("too few of those who must be in a session of yours are in one: the forward ends")
 
 // Moderated lets something of a user's be open that needs people in a session of his on this device, or says who is missing. The context is over when they are
-// no longer there; leave is to be called at the end, and is never nil. They are shown what.
+// no longer there; leave, never nil, is to be called at the end. They are shown what.
 func (e *Engine) Moderated(ctx context.Context, user string, list []policy.Moderators, what string) (_ context.Context, leave func(), err error) {
 	if len(list) == 0 {
 		return ctx, func() {}, nil
