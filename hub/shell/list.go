@@ -102,5 +102,5 @@ func Help(hub, user string) string {
 		"  ssh -o SetEnv=HAWSER_WAIT=1h DEVICE@HUB\n" +
 		"                                waits for a device that is away; scp and sftp too\n" +
 		"  ssh -J hawser@HUB LOGIN@DEVICE   end to end, by certificate; the hub sees nothing\n\n" +
-		"In the picker: type to search, / first where the name begins with q; arrows, Enter; Tab shows the live sessions you may join; Esc, q or Ctrl-C leaves.\n"
+		"In the picker: type to search, / first where the name begins with j or q; arrows, Enter; Tab or j shows the live sessions you may join; Esc, q or Ctrl-C leaves.\n"
 }

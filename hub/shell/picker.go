@@ -209,7 +209,7 @@ type model struct {
 	rows  int
 
 	query     string
-	searching bool // q is a letter
+	searching bool // q and j are letters
 	stale     bool // the query is ahead of what is shown
 	shown     []int32
 	near      bool // of what was searched for there is nothing: these are near
@@ -417,6 +417,8 @@ func (m *model) press(k key) tea.Cmd {
 		switch r := string(k.r); {
 		case r == "q" && !m.searching:
 			m.done = true
+		case r == "j" && !m.searching && m.c.Sessions != nil:
+			return m.toggle()
 		case r == "/" && !m.searching:
 			m.searching = true
 		case len(m.query)+len(r) <= maxQuery:

@@ -111,6 +111,14 @@ func (m *model) toggle() tea.Cmd {
 	return m.fetch()
 }
 
+// toggles is the key that does, of two the shorter where it is no letter of a search.
+func (m *model) toggles() string {
+	if m.searching {
+		return "Tab"
+	}
+	return "j"
+}
+
 // fetch asks for the list.
 func (m *model) fetch() tea.Cmd {
 	return func() (msg tea.Msg) {
@@ -249,13 +257,13 @@ func (m *model) sessionsFoot() string {
 	case !j.known:
 		return m.style(dim, "asking which sessions you may join")
 	case len(j.list) == 0:
-		return m.style(dim, "no live session that you may join; Tab: devices")
+		return m.style(dim, "no live session that you may join; "+m.toggles()+": devices")
 	case len(j.shown) == 0:
 		return "none of them; Ctrl-U empties"
 	}
 	at := fmt.Sprintf("%d/%d", m.cursor+1, len(j.shown))
 	if m.width < wide {
-		return m.style(dim, at+" Enter Tab Esc")
+		return m.style(dim, at+" Enter "+m.toggles()+" Esc")
 	}
-	return m.style(dim, at+"  Enter joins, Tab: devices, type to search, Esc leaves")
+	return m.style(dim, at+"  Enter joins, "+m.toggles()+": devices, type to search, Esc leaves")
 }

@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"hawser/tunnel/wire"
 )
 
 // live is what auth says may be joined.
@@ -53,6 +55,46 @@ func TestTabShowsTheSessionsThatMayBeJoined(t *testing.T) {
 	m.types("\r")
 	if want := (Choice{Join: live()[1].ID, Mode: "observer"}); !m.done || m.choice != want {
 		t.Errorf("picked %+v, want %+v", m.choice, want)
+	}
+}
+
+func TestJShowsThemWhileNothingIsSearchedFor(t *testing.T) {
+	sessions := func(context.Context) ([]Session, error) { return live(), nil }
+	for _, c := range []struct {
+		keys    string
+		none    bool // there is no such list
+		joining bool
+		want    []string // devices
+	}{
+		{keys: "j", joining: true},
+		{keys: "jj", want: []string{"web", "gw-1", "qa-3", "gw-17", "jump"}},
+		{keys: "/j", want: []string{"jump"}},
+		{keys: "mj", want: nil},
+		{keys: "um", want: []string{"jump"}},
+		{keys: "um\x15j", joining: true},
+		{keys: "u\x7f\x7fj", joining: true},
+		{keys: "j", none: true, want: []string{"jump"}},
+	} {
+		config := Config{Devices: append(fleet(), Device{UUID: wire.UUID{5}, Name: "jump"}), Sessions: sessions}
+		if c.none {
+			config.Sessions = nil
+		}
+		m := picker(config)
+		m.ctx = t.Context()
+		m.types(c.keys)
+		got := m.names()
+		slices.Sort(got)
+		slices.Sort(c.want)
+		if m.done || m.joining.on != c.joining || !c.joining && !slices.Equal(got, c.want) {
+			t.Errorf("%q: sessions %v, devices %v, done %v; want %v, %v", c.keys, m.joining.on, got, m.done, c.joining, c.want)
+		}
+	}
+	m := joinPicker(t, live(), nil)
+	if text := m.text(); !strings.Contains(text, "j: devices") {
+		t.Errorf("the key is not said:\n%s", text)
+	}
+	if m.types("web"); !strings.Contains(m.text(), "Tab: devices") {
+		t.Errorf("nor is the other:\n%s", m.text())
 	}
 }
 

@@ -122,7 +122,7 @@ func (m *model) foot() string {
 		return m.style(bold, m.status)
 	case len(m.c.Devices) == 0:
 		if m.c.Sessions != nil {
-			return "your roles reach no device; Tab: sessions, q leaves"
+			return "your roles reach no device; " + m.toggles() + ": sessions, q leaves"
 		}
 		return "your roles reach no device; q leaves"
 	case len(m.shown) == 0:
@@ -136,7 +136,7 @@ func (m *model) foot() string {
 	}
 	tab := ""
 	if m.c.Sessions != nil {
-		tab = "Tab: sessions, "
+		tab = m.toggles() + ": sessions, "
 	}
 	return m.style(dim, at+"  Enter connects, arrows move, "+tab+"type to search, Esc leaves")
 }
