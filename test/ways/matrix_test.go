@@ -46,6 +46,36 @@ func cell(client, way, verdict string) {
 	}
 }
 
+// difference is the first line that is not as sshd's, from shortly before it differs.
+func difference(got, want string) string {
+	g, w := strings.Split(got, "\n"), strings.Split(want, "\n")
+	i := 0
+	for i < min(len(g), len(w)) && g[i] == w[i] {
+		i++
+	}
+	// A line more than the other has is held against none.
+	a, b := strings.Join(g[i:min(i+1, len(g))], ""), strings.Join(w[i:min(i+1, len(w))], "")
+	n := 0
+	for n < min(len(a), len(b)) && a[n] == b[n] {
+		n++
+	}
+	n = max(0, n-20)
+	return fmt.Sprintf("%.60q, of sshd %.60q", a[n:], b[n:])
+}
+
+func TestACellThatDiffersSaysWhat(t *testing.T) {
+	for _, c := range [][3]string{
+		{"a\nb\nc", "a\nx\nc", `"b", of sshd "x"`},
+		{"a\nb", "a", `"b", of sshd ""`},
+		{"a", "a\nb\nc", `"", of sshd "b"`},
+		{strings.Repeat("y", 90) + "1" + strings.Repeat("z", 90), strings.Repeat("y", 90) + "2", `"` + strings.Repeat("y", 20) + "1" + strings.Repeat("z", 39) + `", of sshd "` + strings.Repeat("y", 20) + `2"`},
+	} {
+		if got := difference(c[0], c[1]); got != c[2] {
+			t.Errorf("%.20q and %.20q: %s, want %s", c[0], c[1], got, c[2])
+		}
+	}
+}
+
 // row is a test's name as the table has it.
 func row(t *testing.T) string {
 	name := strings.TrimPrefix(t.Name(), "Test")

@@ -120,7 +120,7 @@ func TestMatrix(t *testing.T) {
 		"plink, pscp": plink, "dbclient": dbclient, "curl sftp (libssh2)": curlSFTP, "paramiko": paramikoRow, "mlkem768x25519 (x cryptos client)": postQuantum,
 		"OpenSSH with algorithms of 7.4": oldAlgorithms, "ssh-keyscan": keyscan, "sshfs": sshfs, "git clone and push": git, "rsync many files": rsyncMany,
 		"rsync partial and delete": rsyncPartial, "ansible": ansible, "the shape of VS Code": vscode, "ssh -X": x11, "ssh -N and -f": background,
-		"sftp batch": sftpBatch, "sftp resume": sftpResume, "control commands": controlCommands, "escapes and window": escapes,
+		"sftp batch": sftpBatch, "sftp resume": sftpResume, "control commands": controlCommands, "escapes and window": escapes, "break": breaks,
 		"ExitOnForwardFailure and -W refused": refusedForwards, "-R names and clashes": remoteNames, "keepalives and -C": keepalives,
 	}
 	for _, name := range slices.Sorted(maps.Keys(rows)) {
@@ -213,56 +213,61 @@ func paramikoRow(t *testing.T, x scene) {
 	})
 }
 
-// The exchange of tomorrow, by the one library here that has it; bookworm's sshd has another.
-func postQuantum(t *testing.T, x scene) {
-	same(t, x.ways, func(t *testing.T, w way) string {
-		l := x.logins[w.name]
-		signer, err := ssh.ParsePrivateKey([]byte(harness.ReadFile(t, l.key)))
+// raw is a client of x/crypto's the way w, which exchanges keys by kex.
+func (x scene) raw(t *testing.T, w way, kex string) *ssh.Client {
+	t.Helper()
+	l := x.logins[w.name]
+	signer, err := ssh.ParsePrivateKey([]byte(harness.ReadFile(t, l.key)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	user := l.user
+	if l.cert != "" {
+		pub, _, _, _, err := ssh.ParseAuthorizedKey([]byte(harness.ReadFile(t, l.cert)))
 		if err != nil {
 			t.Fatal(err)
 		}
-		dial := func(nc net.Conn, user string, kex string) (*ssh.Client, string) {
-			c := &ssh.ClientConfig{User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: 20 * time.Second}
-			c.KeyExchanges = []string{kex}
-			conn, chans, reqs, err := ssh.NewClientConn(nc, l.host, c)
-			if err != nil {
-				t.Fatalf("%s: %v", w.name, err)
-			}
-			used := conn.(ssh.AlgorithmsConnMetadata).Algorithms().KeyExchange
-			return ssh.NewClient(conn, chans, reqs), used
+		if signer, err = ssh.NewCertSigner(pub.(*ssh.Certificate), signer); err != nil {
+			t.Fatal(err)
 		}
+		user = "hawser"
+	}
+	dial := func(nc net.Conn, user string) *ssh.Client {
+		c := &ssh.ClientConfig{User: user, Auth: []ssh.AuthMethod{ssh.PublicKeys(signer)}, HostKeyCallback: ssh.InsecureIgnoreHostKey(), Timeout: 20 * time.Second}
+		c.KeyExchanges = []string{kex}
+		conn, chans, reqs, err := ssh.NewClientConn(nc, l.host, c)
+		if err != nil {
+			t.Fatalf("%s: %v", w.name, err)
+		}
+		if used := conn.(ssh.AlgorithmsConnMetadata).Algorithms().KeyExchange; used != kex {
+			t.Errorf("%s: exchanged keys by %s", w.name, used)
+		}
+		return ssh.NewClient(conn, chans, reqs)
+	}
+	nc, err := net.Dial("tcp", net.JoinHostPort(l.host, l.port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nc.Close() })
+	client := dial(nc, user)
+	if l.device != "" {
+		inner, err := client.Dial("tcp", l.device+":22")
+		if err != nil {
+			t.Fatal(err)
+		}
+		client = dial(inner, l.user)
+	}
+	return client
+}
+
+// The exchange of tomorrow, by the one library here that has it; bookworm's sshd has another.
+func postQuantum(t *testing.T, x scene) {
+	same(t, x.ways, func(t *testing.T, w way) string {
 		kex := ssh.KeyExchangeMLKEM768X25519
 		if w.name == "sshd" {
 			kex = ssh.KeyExchangeCurve25519
 		}
-		user := l.user
-		if l.cert != "" {
-			pub, _, _, _, err := ssh.ParseAuthorizedKey([]byte(harness.ReadFile(t, l.cert)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if signer, err = ssh.NewCertSigner(pub.(*ssh.Certificate), signer); err != nil {
-				t.Fatal(err)
-			}
-			user = "hawser"
-		}
-		nc, err := net.Dial("tcp", net.JoinHostPort(l.host, l.port))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nc.Close()
-		client, used := dial(nc, user, kex)
-		if l.device != "" {
-			inner, err := client.Dial("tcp", l.device+":22")
-			if err != nil {
-				t.Fatal(err)
-			}
-			client, used = dial(inner, l.user, kex)
-		}
-		if used != kex {
-			t.Errorf("%s: exchanged keys by %s", w.name, used)
-		}
-		s, err := client.NewSession()
+		s, err := x.raw(t, w, kex).NewSession()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -270,6 +275,37 @@ func postQuantum(t *testing.T, x scene) {
 		s.Stdin, s.Stdout, s.Stderr = strings.NewReader("in"), &out, &errs
 		err = s.Run("cat; echo o; echo e >&2; exit 7")
 		return fmt.Sprint(out.String(), errs.String(), err)
+	})
+}
+
+// A break is of serial lines, and no program at a pty of Linux's sees one: what there is to compare is what the device answers, which has a pty or not.
+func breaks(t *testing.T, x scene) {
+	same(t, x.ways, func(t *testing.T, w way) string {
+		c := x.raw(t, w, ssh.KeyExchangeCurve25519)
+		var b strings.Builder
+		for _, pty := range []bool{true, false} {
+			s, err := c.NewSession()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if pty {
+				if err := s.RequestPty("xterm", 24, 80, ssh.TerminalModes{}); err != nil {
+					t.Fatal(err)
+				}
+			}
+			in, err := s.StdinPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := s.Start("exec cat"); err != nil {
+				t.Fatal(err)
+			}
+			ok, err := s.SendRequest("break", true, ssh.Marshal(struct{ Length uint32 }{500}))
+			fmt.Fprintln(&b, "pty", pty, "break", ok, err)
+			in.Close()
+			s.Close()
+		}
+		return b.String()
 	})
 }
 
@@ -392,7 +428,7 @@ func ansible(t *testing.T, x scene) {
 	var inventory strings.Builder
 	hosts := map[string]string{}
 	for _, w := range x.ways {
-		for i := range pick(1, 17) { // 51 hosts
+		for i := range pick(1, 50) {
 			name := fmt.Sprintf("%s-%d", strings.ReplaceAll(w.name, " ", "-"), i)
 			hosts[name] = w.name
 			fmt.Fprintf(&inventory, "%s ansible_host=%s ansible_ssh_common_args='-F %s'\n", name, w.host, w.config)
@@ -422,7 +458,7 @@ func ansible(t *testing.T, x scene) {
 	mustWrite(t, dir+"/play.yml", "- hosts: all"+fmt.Sprintf(copied, dir, "plain")+"\n- hosts: all\n  vars: {ansible_pipelining: true}"+
 		fmt.Sprintf(strings.TrimSuffix(copied, "\n")+more, dir, "piped"), 0o644)
 	// It starts hundreds of processes: on a machine that does other things a minute is not enough.
-	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), time.Duration(pick(5, 20))*time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, "ansible-playbook", "-i", dir+"/inventory", dir+"/play.yml")
 	cmd.Env = append(os.Environ(), "ANSIBLE_CONFIG="+mustWrite(t, dir+"/ansible.cfg", "", 0o644), "ANSIBLE_HOME="+dir, "ANSIBLE_FORKS=50", "ANSIBLE_SSH_CONTROL_PATH_DIR="+dir+"/cp", "ANSIBLE_NOCOLOR=1", "ANSIBLE_LOCAL_TEMP="+dir+"/tmp",
@@ -801,13 +837,31 @@ func escapes(t *testing.T, x scene) {
 		m.tmux("send-keys", "Enter", "~B")
 		m.tmux("send-keys", "Enter", "alive", "Enter")
 		m.sees("alive")
-		m.tmux("send-keys", "Enter", "~~.", "Enter")
+		m.tmux("send-keys", "Enter", "~~.", "Enter") // a tilde that is typed
 		m.sees("~.")
 		m.tmux("send-keys", "Enter", "~R")
 		m.tmux("send-keys", "Enter", "rekeyed", "Enter")
 		m.sees("rekeyed")
+		fmt.Fprintln(&b, hangsUp(t, w, dir))
 		return b.String()
 	})
+}
+
+// hangsUp ends a session in a terminal by ~., and says how ssh ended when nothing of the session runs any more.
+func hangsUp(t *testing.T, w way, dir string) string {
+	t.Helper()
+	sleep := "sleep 3601." + filepath.Base(dir)[1:] // no other test's
+	running := func() int {
+		return len(strings.Fields(string(harness.Run(t, nil, "pgrep", "-fx", sleep).Stdout)))
+	}
+	m := openTerminal(t, dir, "hangs-"+strings.ReplaceAll(w.name, " ", ""),
+		append([]string{"sh", "-c", `ssh "$@"; echo code $?; exec cat`, "sh"}, w.args("-t", w.host, "echo begun; "+sleep+" & exec "+sleep)...)...)
+	m.sees("begun")
+	harness.Eventually(t, 10*time.Second, w.name+": the session's two processes run", func() bool { return running() == 2 })
+	m.tmux("send-keys", "Enter", "~.")
+	m.sees("code ")
+	harness.Eventually(t, 20*time.Second, w.name+": nothing of the session is left", func() bool { return running() == 0 })
+	return regexp.MustCompile(`code \d+`).FindString(m.screen())
 }
 
 func refusedForwards(t *testing.T, x scene) {

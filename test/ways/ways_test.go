@@ -80,7 +80,7 @@ func same(t *testing.T, ways []way, f func(t *testing.T, w way) string) {
 		}
 		verdict := "same"
 		if got != want {
-			verdict = "DIFFERS"
+			verdict = "DIFFERS: " + difference(got, want)
 			t.Errorf("%s differs from sshd\n got %.2000q\nwant %.2000q", w.name, got, want)
 		}
 		cell(row(t), w.name, verdict)
@@ -339,7 +339,7 @@ func TestForwards(t *testing.T) {
 		})
 	})
 	t.Run("-R 0", func(t *testing.T) {
-		for _, w := range ways {
+		same(t, ways, func(t *testing.T, w way) string {
 			p := harness.Start(t, nil, "ssh", append([]string{"-F", w.config, "-o", "BatchMode=yes", "-o", "LogLevel=INFO", "-N", "-R", "0:" + echo}, w.host)...)
 			var at int
 			harness.Eventually(t, 10*time.Second, w.name+" says which port it chose", func() bool {
@@ -350,11 +350,10 @@ func TestForwards(t *testing.T) {
 				n, _ := fmt.Sscanf(p.Output()[i:], "Allocated port %d", &at)
 				return n == 1
 			})
-			if got := through(t, "tcp", fmt.Sprintf("127.0.0.1:%d", at), []byte("x")); !strings.HasPrefix(got, "1") {
-				t.Errorf("%s: %s", w.name, got)
-			}
+			got := through(t, "tcp", fmt.Sprintf("127.0.0.1:%d", at), blob)
 			p.Stop(t)
-		}
+			return got
+		})
 	})
 	t.Run("-W", func(t *testing.T) {
 		same(t, ways, func(t *testing.T, w way) string {
@@ -407,11 +406,12 @@ func TestEightSessionsOverOneConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
-	for i, w := range ways {
-		ctl := filepath.Join(dir, fmt.Sprint(i))
+	same(t, ways, func(t *testing.T, w way) string {
+		ctl := filepath.Join(dir, strings.ReplaceAll(w.name, " ", ""))
 		master := harness.Start(t, nil, "ssh", w.args("-M", "-S", ctl, "-N", w.host)...)
 		harness.Eventually(t, 10*time.Second, w.name+": the master is up", func() bool { _, err := os.Stat(ctl); return err == nil })
 		var wg sync.WaitGroup
+		var saw [9]string
 		for n := range 8 {
 			wg.Go(func() {
 				in := bytes.Repeat([]byte{byte('a' + n)}, 200000)
@@ -419,17 +419,18 @@ func TestEightSessionsOverOneConnection(t *testing.T) {
 				if r.Code != n || !bytes.Equal(r.Stdout, in) {
 					t.Errorf("%s session %d: code %d, %d bytes\n%s", w.name, n, r.Code, len(r.Stdout), r.Stderr)
 				}
+				saw[n] = fmt.Sprintf("session %d: code %d, %d bytes, %q", n, r.Code, len(r.Stdout), r.Stderr)
 			})
 		}
 		wg.Wait()
-		if r := w.ssh(t, nil, "-S", ctl, "-O", "check", w.host); r.Code != 0 {
-			t.Errorf("%s: -O check: %s", w.name, show(r))
+		check, exit := w.ssh(t, nil, "-S", ctl, "-O", "check", w.host), w.ssh(t, nil, "-S", ctl, "-O", "exit", w.host)
+		if check.Code != 0 || exit.Code != 0 {
+			t.Errorf("%s: -O check: %s\n-O exit: %s", w.name, show(check), show(exit))
 		}
-		if r := w.ssh(t, nil, "-S", ctl, "-O", "exit", w.host); r.Code != 0 {
-			t.Errorf("%s: -O exit: %s", w.name, show(r))
-		}
+		saw[8] = fmt.Sprintf("check %d, exit %d", check.Code, exit.Code)
 		master.Stop(t)
-	}
+		return strings.Join(saw[:], "\n")
+	})
 }
 
 func TestAgentForwarding(t *testing.T) {
