@@ -2,11 +2,14 @@ package access
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -62,7 +65,7 @@ func TestCapsRefuseInWordsThatSSHShows(t *testing.T) {
 	write := filepath.Join(t.TempDir(), "capped.yaml")
 	if err := os.WriteFile(write, []byte(`kind: role
 name: capped
-allow: {devices: {"*": ["*"]}, logins: [root], channels: [exec, local-forward], ways: [hub, end-to-end]}
+allow: {devices: {"*": ["*"]}, logins: [root], channels: [exec, local-forward], ways: [hub, end-to-end, direct]}
 options: {max_connections: 3, max_sessions: 2}
 ---
 kind: cluster
@@ -74,6 +77,16 @@ caps: {per_connection: 1}
 	ann := person(t, c, "ann", "capped")
 	c.Must(t, "user", "set-roles", "admin", "admin", "capped")
 	e2e := []string{"-F", c.Ready.SSHConfig, "-o", "BatchMode=yes"}
+	port := fmt.Sprint(harness.FreePort(t))
+	harness.Start(t, []string{"HAWSER_TOKEN=" + c.Must(t, "token", "create", "--kind", "edge")}, harness.Program(t, "hawser-edge"),
+		"run", "--state", t.TempDir(), "--name", "web1", "--listen", "127.0.0.1:"+port)
+	harness.Eventually(t, 30*time.Second, "web1 is in the ssh_config", func() bool {
+		return strings.Contains(harness.ReadFile(t, c.Ready.SSHConfig), "Host e2e-web1\n")
+	})
+	direct := append(e2e[:len(e2e):len(e2e)], "-o", "ProxyJump=none", "-o", "HostName=127.0.0.1", "-p", port, "-o", "HostKeyAlias=web1")
+	harness.Eventually(t, 30*time.Second, "web1 serves whoever comes to it", func() bool {
+		return harness.Run(t, nil, "ssh", append(direct[:len(direct):len(direct)], "root@e2e-web1", "true")...).Code == 0
+	})
 
 	for _, way := range []struct {
 		name, user, device string
@@ -82,6 +95,7 @@ caps: {per_connection: 1}
 	}{
 		{"hub", "ann", "root=gw-1@hub", ann, 0},
 		{"end to end", "admin", "root@e2e-gw-1", e2e, 1},
+		{"direct", "admin", "root@e2e-web1", direct, 0},
 	} {
 		t.Run(way.name, func(t *testing.T) {
 			ssh := func(args ...string) []string { return append(append([]string{}, way.options...), args...) }
@@ -111,6 +125,70 @@ caps: {per_connection: 1}
 	if got := c.Must(t, "audit", "search", "--type", "session.refuse", "--user", "ann", "-o", "json"); !strings.Contains(got, "max_sessions: 2 of 2") || !strings.Contains(got, "max_connections: 3 of 3") {
 		t.Errorf("the audit log does not say which caps refused: %s", got)
 	}
+}
+
+// A session whose device is out of reach waits for it in the one place it has: nobody gets that meanwhile, coming back takes no other, and it is free when the
+// session is over, be that while the device is away.
+func TestADetachedSessionHoldsExactlyOnePlace(t *testing.T) {
+	t.Parallel()
+	harness.Root(t)
+	c := harness.Up(t, 2)
+	file := filepath.Join(t.TempDir(), "single.yaml")
+	if err := os.WriteFile(file, []byte(`kind: role
+name: single
+allow: {devices: {"*": ["*"]}, logins: [root], channels: [exec], ways: [hub]}
+options: {max_sessions: 1}
+`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.Must(t, "apply", "-f", file)
+	type row struct{ ID, User, Kind, State, Caps string }
+	sessions := func(user string) (all []row) {
+		if err := json.Unmarshal([]byte(c.Must(t, "sessions", "ls", "--user", user, "-o", "json")), &all); err != nil {
+			t.Fatal(err)
+		}
+		return slices.DeleteFunc(all, func(r row) bool { return r.Kind != "session" })
+	}
+	people, held := map[string][]string{}, map[string]*harness.Process{}
+	for _, user := range []string{"ann", "bob"} {
+		people[user] = person(t, c, user, "single")
+		held[user] = holdSSH(t, c, user, 1, 1, append(people[user][:len(people[user]):len(people[user])], "root=gw-1@hub", "sleep 300")...)
+	}
+	one := func(user, state string) bool {
+		all := sessions(user)
+		return len(all) == 1 && all[0].State == state && strings.Contains(all[0].Caps, "sessions 1/1")
+	}
+	other := func(user string) []string {
+		return append(people[user][:len(people[user]):len(people[user])], "root=gw-2@hub", "true")
+	}
+	admitted := func(user, when string) {
+		t.Helper()
+		harness.Eventually(t, 10*time.Second, user+" has no session, "+when, func() bool { return len(sessions(user)) == 0 })
+		if r := harness.Run(t, nil, "ssh", other(user)...); r.Code != 0 {
+			t.Errorf("%s is refused another, %s: exit %d: %s", user, when, r.Code, r.Stderr)
+		}
+	}
+	agent := c.Ready.Devices[0].PID
+	if err := syscall.Kill(agent, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = syscall.Kill(agent, syscall.SIGCONT) }()
+	for user := range held {
+		harness.Eventually(t, 60*time.Second, user+"'s session is detached, in one place", func() bool { return one(user, "detached") })
+		refusedBy(t, []string{"1 is open", "max_sessions"}, other(user)...)
+	}
+	c.Must(t, "sessions", "kill", sessions("bob")[0].ID)
+	admitted("bob", "when it was killed while its device is away")
+	if !one("ann", "detached") {
+		t.Errorf("ann's session: %+v", sessions("ann"))
+	}
+	if err := syscall.Kill(agent, syscall.SIGCONT); err != nil {
+		t.Fatal(err)
+	}
+	harness.Eventually(t, 60*time.Second, "ann's session is back, in one place", func() bool { return one("ann", "attached") })
+	refusedBy(t, []string{"1 is open", "max_sessions"}, other("ann")...)
+	held["ann"].Stop(t)
+	admitted("ann", "when she has left")
 }
 
 // Ansible with --forks 20: twenty that connect, run and leave, again and again, under a cap of twenty. Ten minutes where HAWSER_LONG is set.
