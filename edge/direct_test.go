@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"hawser/tunnel/resume"
 	"hawser/tunnel/wire"
 )
 
@@ -343,6 +344,70 @@ func TestWhatWasServedWithoutAHubIsToldToTheNext(t *testing.T) {
 	}
 	if out, err := session.Output("echo goes on"); err != nil || string(out) != "goes on\n" {
 		t.Errorf("%q, %v", out, err)
+	}
+}
+
+// Of what went on when its hub was lost the next hub's answer was lost too: the device took the place for given back, told that hub so as soon as it answered, and the
+// session went on beyond every cap.
+func TestAPlaceWhoseNewAnswerIsLostIsAskedForAgain(t *testing.T) {
+	h := newTestHub(t)
+	var lose atomic.Bool
+	opened := make(chan *resume.Stream, 8)
+	h.place = func(c *testConn, r *wire.PlaceRequest) wire.PlaceReply {
+		if lose.Swap(false) {
+			(<-opened).Reset(wire.StreamCancelled)
+		}
+		return granted(c, r)
+	}
+	a := h.listening(t, Config{})
+	c := h.next()
+	first := c.control()
+	client, _, err := comeDirectly(t, a, me(t), h.userCert("alice", "operator"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer client.Close()
+	session, err := client.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	in, err := session.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	if err := session.Start("cat"); err != nil {
+		t.Fatal(err)
+	}
+	held := func() bool { // both places, by the control stream there is
+		a.places.mu.Lock()
+		defer a.places.mu.Unlock()
+		on := a.controls.get(entry{h.uuid, h.incarnation})
+		for _, p := range a.places.list {
+			if on == nil || p.on != on || !p.over.IsZero() {
+				return false
+			}
+		}
+		return len(a.places.list) == 2
+	}
+	eventually(t, "both places to be held", held)
+	lose.Store(true)
+	first.Reset(wire.StreamCancelled)
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for end := time.After(20 * time.Second); lose.Load() || !held(); {
+		select {
+		case m := <-c.messages:
+			switch m := m.(type) {
+			case *wire.ControlWanted:
+				opened <- c.control()
+			case *wire.Release:
+				t.Fatalf("%x is given back and goes on: %s", m.SessionID, m.Reason)
+			}
+		case <-tick.C:
+		case <-end:
+			t.Fatal("the places are not held again")
+		}
 	}
 }
 

@@ -130,6 +130,9 @@ func (h *host) Place(ctx context.Context, ask e2e.Ask) (*grant.Grant, error) {
 	if err == nil {
 		asked = time.Now()
 		reply, on, err = h.askGrant(ctx, ask)
+		if _, refused := errors.AsType[*e2e.Refusal](err); err != nil && !refused {
+			h.giveBack(ask) // it may have been granted, and the answer lost
+		}
 	}
 	if err != nil {
 		return nil, err
@@ -206,7 +209,6 @@ func (h *host) askGrant(ctx context.Context, ask e2e.Ask) (*wire.PlaceReply, *co
 	}
 	reply, on, err := h.askPlace(ctx, r)
 	if err != nil {
-		h.giveBack(ask) // it may have been granted, and the answer lost
 		return nil, nil, err
 	}
 	if reply.Refusal != "" || len(reply.Grant) == 0 {
