@@ -34,7 +34,10 @@ type controlStream struct {
 	st     *stream
 	places places
 
-	mu sync.Mutex // a message at a time
+	mu   sync.Mutex // a message at a time
+	owed [][]byte   // releases that the hub does not take yet, at most maxOwed, the oldest on its way; nothing else is sent before them
+
+	paying sync.WaitGroup
 }
 
 // controlStreams are the open ones, at most one of each run of a hub. The zero value is ready; safe for concurrent use.
@@ -114,6 +117,10 @@ func (in *incoming) serveControl(ctx context.Context) error {
 		old.st.Reset(wire.StreamCancelled)
 	}
 	defer a.controls.drop(in.from, c)
+	defer func() { // what is owed to a hub that ended the stream it takes back itself
+		st.Close()
+		c.paying.Wait()
+	}()
 	defer c.places.fail(errors.New("the control stream of the hub has ended"))
 	r := bufio.NewReaderSize(st, 512)
 	for {
@@ -151,11 +158,52 @@ func (c *controlStream) send(m wire.Message) error {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.st.Unacknowledged()+len(b) > streamBuffer {
+	return c.sendLocked(b)
+}
+
+func (c *controlStream) sendLocked(b []byte) error {
+	if len(c.owed) > 0 || c.st.Unacknowledged()+len(b) > streamBuffer {
 		return errControlFull
 	}
-	_, err = c.st.Write(b)
+	_, err := c.st.Write(b)
 	return err
+}
+
+// release gives a place back. It does not wait either, but what the hub does not take now it gets when it does: else the place would be held for as long
+// as the stream is there. Beyond maxOwed of these it fails.
+func (c *controlStream) release(m wire.Release) error {
+	b, err := wire.Encode(m)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if err := c.sendLocked(b); !errors.Is(err, errControlFull) || len(c.owed) == maxOwed {
+		return err
+	}
+	if c.owed = append(c.owed, b); len(c.owed) == 1 {
+		c.paying.Go(c.pay)
+	}
+	return nil
+}
+
+// pay writes what is owed, as the hub takes it, until that is all or the stream ends.
+func (c *controlStream) pay() {
+	for {
+		c.mu.Lock()
+		b := c.owed[0]
+		c.mu.Unlock()
+		_, err := c.st.Write(b)
+		c.mu.Lock()
+		if c.owed = c.owed[1:]; err != nil {
+			c.owed = nil
+		}
+		paid := len(c.owed) == 0
+		c.mu.Unlock()
+		if paid {
+			return
+		}
+	}
 }
 
 // kill ends a session of that hub.

@@ -486,7 +486,7 @@ func (a *Agent) placeAnew(ctx context.Context, p *directPlace) error {
 	t.mu.Unlock()
 	if over {
 		a.places.drop(p)
-		return on.send(wire.Release{SessionID: id, ExitStatus: int32(p.status), Reason: truncate(p.reason, 512)})
+		return on.release(wire.Release{SessionID: id, ExitStatus: int32(p.status), Reason: truncate(p.reason, 512)})
 	}
 	return nil
 }

@@ -130,7 +130,7 @@ func (h *host) Place(ctx context.Context, ask e2e.Ask) (*grant.Grant, error) {
 	if err == nil {
 		asked = time.Now()
 		reply, on, err = h.askGrant(ctx, ask)
-		if _, refused := errors.AsType[*e2e.Refusal](err); err != nil && !refused {
+		if _, refused := errors.AsType[*e2e.Refusal](err); err != nil && !refused && !errors.Is(err, errControlFull) {
 			h.giveBack(ask) // it may have been granted, and the answer lost
 		}
 	}
@@ -246,7 +246,7 @@ func (h *host) Release(id [16]byte, status uint32, reason string) {
 		return // it was not asked for yet
 	}
 	if c := h.a.controls.get(h.entry()); c != nil {
-		err = c.send(wire.Release{SessionID: id, ExitStatus: int32(status), Reason: truncate(reason, 512)})
+		err = c.release(wire.Release{SessionID: id, ExitStatus: int32(status), Reason: truncate(reason, 512)})
 	}
 	if err != nil {
 		tunnel.Debug(h.a.log, "place not given back", "error", err) // the hub is gone: auth takes back what it held

@@ -159,6 +159,9 @@ const (
 	maxTickets = 64
 	// controlSlots is how many control streams are served beside sessions: one for each hub that people come by.
 	controlSlots = 8
+	// maxOwed is how many places given back wait for a hub that takes nothing: as many sessions as end meanwhile, for it is asked for none. Each is some 50
+	// bytes, at most 600.
+	maxOwed = 256
 	// maxSpent is how many session grants are remembered as spent: more than a device opens in their five minutes.
 	maxSpent = 4096
 	// maxEvidence bounds the hardware evidence sent at a join.
