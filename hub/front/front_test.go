@@ -14,6 +14,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -196,6 +197,7 @@ type twin struct {
 	claims  []Claim
 	ended   []string
 	hold    chan struct{} // places are given back when it is closed; nil: at once
+	held    atomic.Int32  // that wait for it
 	order   []string      // in which places are given back and recordings closed
 	shown   bytes.Buffer
 	killed  []string
@@ -321,6 +323,7 @@ func (b *twin) SecondFactor(_ context.Context, c Claim, code string) (bool, stri
 }
 func (b *twin) Release(_ [16]byte, end Ended) {
 	if b.hold != nil {
+		b.held.Add(1)
 		<-b.hold
 	}
 	b.mu.Lock()
@@ -788,6 +791,52 @@ func TestTheStatusComesBeforeTheEndOfTheOutput(t *testing.T) {
 		}
 	default:
 		t.Error("EOF came before the status")
+	}
+}
+
+// Whoever starts the next command when he has seen this one end must not be refused for it.
+func TestThePlaceIsGivenBackBeforeTheClientSeesTheEnd(t *testing.T) {
+	f := start(t)
+	f.hold = make(chan struct{})
+	release := sync.OnceFunc(func() { close(f.hold) })
+	t.Cleanup(release)
+	c, _, err := f.dial(t, "gw-1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ch, requests, err := c.OpenChannel("session", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ok, err := ch.SendRequest("exec", true, ssh.Marshal(struct{ Command string }{"hi"})); !ok || err != nil {
+		t.Fatal(ok, err)
+	}
+	if _, err := io.ReadFull(ch, make([]byte, len("out hi"))); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := ch.Read(make([]byte, 1))
+		ended <- err
+	}()
+	wait(t, "the place to be given back", func() bool { return f.held.Load() == 1 })
+	// What was sent before the answer to this has been read.
+	if _, _, err := c.SendRequest("keepalive@openssh.com", true, nil); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case r := <-requests:
+		t.Errorf("the client has seen %v before auth was told", r)
+	case err := <-ended:
+		t.Errorf("the client has seen the end of the output before auth was told: %v", err)
+	default:
+	}
+	release()
+	if err := <-ended; err != io.EOF {
+		t.Errorf("the output ends by %v", err)
+	}
+	if r := <-requests; r == nil || r.Type != "exit-status" {
+		t.Errorf("then comes %v", r)
 	}
 }
 
