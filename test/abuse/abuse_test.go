@@ -214,6 +214,7 @@ func channelOpens(t *testing.T, _ *rig, dial func(t *testing.T) *ssh.Client) {
 // requests floods a session and a connection with requests, and asks for listeners in masses.
 func requests(t *testing.T, _ *rig, dial func(t *testing.T) *ssh.Client) {
 	n := count(10_000, 1_000_000)
+	var sums []string
 	flood := func(kind string, payload func(i int) []byte, prepare func(s *ssh.Session) error) {
 		c := dial(t)
 		defer c.Close()
@@ -227,13 +228,21 @@ func requests(t *testing.T, _ *rig, dial func(t *testing.T) *ssh.Client) {
 		}
 		var stopped atomic.Bool
 		sent := 0
-		within(10*time.Second, func() {
+		within(time.Duration(count(10, 60))*time.Second, func() {
 			for ; sent < n; sent++ {
-				if _, err := s.SendRequest(kind, false, payload(sent)); err != nil {
-					break // the session was ended for it
+				if _, err = s.SendRequest(kind, false, payload(sent)); err != nil {
+					break
 				}
 			}
 		}, func() { stopped.Store(true); c.Close() })
+		sum := fmt.Sprintf("%d %s", sent, kind)
+		switch {
+		case stopped.Load():
+			sum += " until the time was over"
+		case err != nil:
+			sum += " until the session was ended for them"
+		}
+		sums = append(sums, sum)
 		// The connection is as good as before.
 		if _, _, err := c.SendRequest("keepalive@openssh.com", true, nil); err != nil && !stopped.Load() {
 			t.Errorf("after %d %s the connection is gone: %v", sent, kind, err)
@@ -282,7 +291,7 @@ func requests(t *testing.T, _ *rig, dial func(t *testing.T) *ssh.Client) {
 	if listeners == 0 || listeners > 32 {
 		t.Errorf("%d listeners on one connection", listeners)
 	}
-	t.Logf("%d of each request; %d listeners were had", n, listeners)
+	t.Logf("%s, and %d global requests; %d listeners were had", strings.Join(sums, ", "), n, listeners)
 }
 
 // malformed sends each request with payloads that lie about their lengths.
