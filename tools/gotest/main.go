@@ -4,7 +4,9 @@
 // shared with strangers a test can be late, and whoever looks for the cause
 // needs its name, not a stopped check. Nothing is run again where HAWSER_LONG is
 // set, and of a package only what it ran to its own end: no race, panic, timeout,
-// kill, early exit or program that does not build.
+// kill, early exit or program that does not build; and nothing where a test that
+// failed says "SAFETY:": it saw what must never be (a cap passed, a byte lost),
+// and once is too often.
 //
 //	gotest FLAGS -- PACKAGES
 package main
@@ -13,6 +15,7 @@ import (
 	"bufio"
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -38,6 +41,9 @@ func run(args []string) error {
 	}
 	flags, packages := args[:dashes], args[dashes+1:]
 	r, err := test(slices.Concat(flags, packages))
+	if r == nil {
+		return err
+	}
 	if err == nil {
 		return nil
 	}
@@ -54,28 +60,25 @@ func run(args []string) error {
 		if !r.packages[f.pkg].passed[f.name] {
 			return fmt.Errorf("%s of %s did not run", f.name, f.pkg)
 		}
-		if err := note(f); err != nil {
+		if err := note("HAWSER_AGAIN", f.name+" of "+f.pkg); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// note writes down what passed only when it was run again.
-func note(f failure) error {
-	name := os.Getenv("HAWSER_AGAIN")
-	if name == "" {
+// note writes lines down in the file that a variable names.
+func note(variable string, lines ...string) error {
+	name := os.Getenv(variable)
+	if name == "" || len(lines) == 0 {
 		return nil
 	}
 	w, err := os.OpenFile(name, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
 	if err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(w, "%s of %s\n", f.name, f.pkg)
-	if cerr := w.Close(); err == nil {
-		err = cerr
-	}
-	return err
+	_, err = fmt.Fprintln(w, strings.Join(lines, "\n"))
+	return errors.Join(err, w.Close())
 }
 
 // test runs go test -json, and prints what go test prints.
@@ -91,6 +94,10 @@ func test(args []string) (*results, error) {
 	}
 	r, readErr := read(out, os.Stdout)
 	if err := cmd.Wait(); err != nil {
+		// With 1 it tells that something failed. Else it died itself, and what it had not run is nowhere.
+		if x, ok := errors.AsType[*exec.ExitError](err); !ok || x.ExitCode() != 1 || readErr != nil {
+			r.broken = true
+		}
 		return r, fmt.Errorf("go test: %w", err)
 	}
 	return r, readErr
@@ -108,8 +115,8 @@ type results struct {
 type pkg struct {
 	running, passed, failed map[string]bool // its tests, without their parts
 	ended                   bool            // all that it had to run was run
-	lost                    bool            // something else than a test failed
-	over                    bool            // it failed
+	lost                    bool            // something else than a test failed, or what must never be was seen
+	over                    string          // the action of its end: pass, fail or skip
 }
 
 // event is one of test2json's.
@@ -160,8 +167,8 @@ func read(in io.Reader, w io.Writer) (*results, error) {
 				held[key] = new(bytes.Buffer)
 			}
 			held[key].WriteString(e.Output)
-		case name == "" && e.Action == "fail":
-			p.over = true
+		case name == "" && (e.Action == "pass" || e.Action == "skip" || e.Action == "fail"):
+			p.over = e.Action
 		case name == "" || part:
 		case e.Action == "run":
 			p.running[name] = true
@@ -169,6 +176,7 @@ func read(in io.Reader, w io.Writer) (*results, error) {
 			delete(p.running, name)
 			if b := held[key]; b != nil && e.Action == "fail" {
 				_, _ = w.Write(b.Bytes())
+				p.lost = p.lost || bytes.Contains(b.Bytes(), []byte("SAFETY:"))
 			}
 			delete(held, key)
 			p.passed[name], p.failed[name] = e.Action == "pass", e.Action == "fail"
@@ -179,8 +187,8 @@ func read(in io.Reader, w io.Writer) (*results, error) {
 // saw looks for what is more than a test that failed. The framework's last word is FAIL, on a line of its own, where it came to its end.
 func (p *pkg) saw(e event) {
 	for _, what := range []string{"DATA RACE", "race detected during", "panic: ", "fatal error: ", "[build failed]", "[setup failed]", "panicked"} {
-		// Tests log what daemons say: of theirs a panic counts where it begins a line.
-		if strings.HasPrefix(e.Output, what) || strings.Contains(e.Output, what) && (e.Test == "" || !strings.HasPrefix(what, "panic")) {
+		// Tests log what daemons say, indented: of theirs a panic counts where it begins a line.
+		if strings.HasPrefix(strings.TrimLeft(e.Output, " \t"), what) || strings.Contains(e.Output, what) && (e.Test == "" || !strings.HasPrefix(what, "panic")) {
 			p.lost = true
 		}
 	}
@@ -195,7 +203,10 @@ func (r *results) again() (list []failure) {
 		return nil
 	}
 	for path, p := range r.packages {
-		if !p.over {
+		switch p.over {
+		case "":
+			return nil // it was cut off
+		case "pass", "skip":
 			continue
 		}
 		n := len(list)
