@@ -261,11 +261,11 @@ func TestDamagedStateOpensWholeOrNotAtAll(t *testing.T) {
 					}
 					kvs, _, err := s.Range(t.Context(), "", "", 0)
 					if err != nil || len(kvs) != len(want) {
-						t.Errorf("%s: opened with %d records of %d, %v", what, len(kvs), len(want), err)
+						t.Errorf("SAFETY: %s: opened with %d records of %d, %v", what, len(kvs), len(want), err)
 					}
 					for _, kv := range kvs {
 						if want[kv.Key] != string(kv.Value) {
-							t.Errorf("%s: opened with another %s", what, kv.Key)
+							t.Errorf("SAFETY: %s: opened with another %s", what, kv.Key)
 							break
 						}
 					}

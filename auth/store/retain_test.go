@@ -196,13 +196,13 @@ func TestDamagedRecordingsAreNeverTakenForWhole(t *testing.T) {
 				next := 0
 				err := r.Chunks(ctx, [16]byte{byte(id + 1)}, 0, func(seq uint64, c []byte) error {
 					if int(seq) != next || !bytes.Equal(c, chunk(id, next)) {
-						t.Errorf("%s: chunk %d of recording %d is another", what, seq, id)
+						t.Errorf("SAFETY: %s: chunk %d of recording %d is another", what, seq, id)
 					}
 					next++
 					return nil
 				})
 				if err == nil && next != chunks {
-					t.Errorf("%s: recording %d ends after %d of %d chunks, without an error", what, id, next, chunks)
+					t.Errorf("SAFETY: %s: recording %d ends after %d of %d chunks, without an error", what, id, next, chunks)
 				}
 				whole = whole && err == nil
 			}

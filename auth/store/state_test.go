@@ -296,7 +296,7 @@ func TestKillLosesNothingAcknowledged(t *testing.T) {
 	s := openTest(t, dir, Options{})
 	for _, key := range acknowledged {
 		if kv, err := s.Get(t.Context(), key); err != nil || string(kv.Value) != key {
-			t.Fatalf("acknowledged %s: got %+v, %v", key, kv, err)
+			t.Fatalf("SAFETY: acknowledged %s: got %+v, %v", key, kv, err)
 		}
 	}
 	if len(acknowledged) < 500 {

@@ -179,9 +179,12 @@ func TestARollingRestartLosesNoSession(t *testing.T) {
 	wg.Wait()
 	for _, c := range counts {
 		lines, lost, repeated, stall = lines+c.Lines(), lost+c.Lost()+c.Damaged(), repeated+c.Repeated(), max(stall, c.Stall(since))
-		if c.Err != nil {
+		switch {
+		case c.Err != nil:
 			ended++
 			t.Logf("%v", c.Err)
+		case c.Lost()+c.Repeated()+c.Damaged() > 0:
+			t.Errorf("SAFETY: %d lost, %d repeated, %d damaged of %d lines of a session that went on", c.Lost(), c.Repeated(), c.Damaged(), c.Lines())
 		}
 	}
 	l := line{row: "rolling restart of 3 hubs", carrier: "any", what: fmt.Sprintf("%d hub", len(streams)), lines: lines, lost: lost, repeated: repeated, figure: stall, bound: silent, verdict: "ok"}

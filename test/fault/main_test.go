@@ -108,7 +108,7 @@ func judge(t *testing.T, row, carrier string, streams []*harness.Stream, since t
 			t.Errorf("%s by hub %d: %v", x.Kind, x.Hub, c.Err)
 		case c.Lost()+c.Repeated()+c.Damaged() > 0:
 			l.verdict = "BYTES"
-			t.Errorf("%s by hub %d: %d lost, %d repeated, %d damaged of %d lines", x.Kind, x.Hub, c.Lost(), c.Repeated(), c.Damaged(), c.Lines())
+			t.Errorf("SAFETY: %s by hub %d: %d lost, %d repeated, %d damaged of %d lines", x.Kind, x.Hub, c.Lost(), c.Repeated(), c.Damaged(), c.Lines())
 		case l.figure > bound+slack:
 			l.verdict = "LATE"
 			t.Errorf("%s by hub %d: nothing for %v, want at most %v", x.Kind, x.Hub, l.figure, bound)

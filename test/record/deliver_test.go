@@ -27,7 +27,7 @@ func counted(t *testing.T, what, text string) (last int) {
 	for _, m := range countedLine.FindAllStringSubmatch(text, -1) {
 		n, _ := strconv.Atoi(m[1])
 		if n != last+1 {
-			t.Errorf("%s: line %d follows line %d", what, n, last)
+			t.Errorf("SAFETY: %s: line %d follows line %d", what, n, last)
 			return n
 		}
 		last = n

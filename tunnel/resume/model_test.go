@@ -242,7 +242,7 @@ func runNetwork(seed uint64) error {
 	want := [2]int{r.IntN(600), r.IntN(600)}
 	check := func() error {
 		if !isPrefix(n.b.got, n.a.wrote) || !isPrefix(n.a.got, n.b.wrote) {
-			return errors.New("bytes differ")
+			return errors.New("SAFETY: bytes differ")
 		}
 		if n.a.m.Unread() != n.a.queue || n.b.m.Unread() != n.b.queue {
 			return fmt.Errorf("unread: %d of %d, %d of %d", n.a.m.Unread(), n.a.queue, n.b.m.Unread(), n.b.queue)
@@ -361,7 +361,7 @@ func (c counted) read(s *Stream) error {
 	}
 }
 
-var errWrong = errors.New("bytes differ")
+var errWrong = errors.New("SAFETY: bytes differ")
 
 // streamWorld is two Streams and what happens to their attachments.
 type streamWorld struct {

@@ -322,7 +322,7 @@ func admits(ctx context.Context, h *apiclient.Client, key []byte, device chan st
 	}
 }
 
-// check holds what was acknowledged against what is there.
+// check holds what was acknowledged against what is there. What it finds begins with the word by which gotest knows what must never be.
 func check(ctx context.Context) error {
 	a, _, err := admin()
 	if err != nil {
@@ -344,27 +344,27 @@ func check(ctx context.Context) error {
 			tokens[f[1]] = tokenUse{f[3], n}
 		case len(f) == 3 && f[0] == "device":
 			if devices[f[1]] != "" {
-				err = errors.Join(err, fmt.Errorf("device %s was made twice", f[1]))
+				err = errors.Join(err, fmt.Errorf("SAFETY: device %s was made twice", f[1]))
 			}
 			devices[f[1]] = f[2]
 		case len(f) == 3 && f[0] == "role":
 			rolesAt[f[1]], _ = strconv.Atoi(f[2])
 		case len(f) == 2 && (f[0] == "serial" || f[0] == "grant"):
 			if seen[lines.Text()] {
-				err = errors.Join(err, fmt.Errorf("%s was given out twice", lines.Text()))
+				err = errors.Join(err, fmt.Errorf("SAFETY: %s was given out twice", lines.Text()))
 			}
 			seen[lines.Text()] = true
 		}
 	}
 	list, lerr := a.Admin.ListDevices(ctx, connect.NewRequest(&api.ListDevicesRequest{}))
 	if lerr != nil {
-		return lerr
+		return errors.Join(err, lerr)
 	}
 	there, byLabel, names := map[string]bool{}, map[string]int{}, map[string]bool{}
 	for _, d := range list.Msg.Devices {
 		there[d.Uuid] = true
 		if names[d.Name] {
-			err = errors.Join(err, fmt.Errorf("two devices are called %s", d.Name))
+			err = errors.Join(err, fmt.Errorf("SAFETY: two devices are called %s", d.Name))
 		}
 		names[d.Name] = true
 		for _, l := range d.Labels {
@@ -375,12 +375,12 @@ func check(ctx context.Context) error {
 	}
 	for uuid := range devices {
 		if !there[uuid] {
-			err = errors.Join(err, fmt.Errorf("device %s was acknowledged and is gone", uuid))
+			err = errors.Join(err, fmt.Errorf("SAFETY: device %s was acknowledged and is gone", uuid))
 		}
 	}
 	held, lerr := a.Admin.ListTokens(ctx, connect.NewRequest(&api.ListTokensRequest{}))
 	if lerr != nil {
-		return lerr
+		return errors.Join(err, lerr)
 	}
 	left := map[string]int{}
 	for _, t := range held.Msg.Tokens {
@@ -390,15 +390,19 @@ func check(ctx context.Context) error {
 		n, ok := left[id]
 		switch {
 		case !ok:
-			err = errors.Join(err, fmt.Errorf("token %s was acknowledged and is gone", id))
+			err = errors.Join(err, fmt.Errorf("SAFETY: token %s was acknowledged and is gone", id))
 		case byLabel[t.label] > t.uses:
-			err = errors.Join(err, fmt.Errorf("token %s of %d uses made %d devices", id, t.uses, byLabel[t.label]))
+			err = errors.Join(err, fmt.Errorf("SAFETY: token %s of %d uses made %d devices", id, t.uses, byLabel[t.label]))
 		case byLabel[t.label] != t.uses-n:
-			err = errors.Join(err, fmt.Errorf("token %s has %d of %d uses left and made %d devices", id, n, t.uses, byLabel[t.label]))
+			err = errors.Join(err, fmt.Errorf("SAFETY: token %s has %d of %d uses left and made %d devices", id, n, t.uses, byLabel[t.label]))
 		}
 	}
 	for name, want := range rolesAt {
 		res, gerr := a.Admin.Get(ctx, connect.NewRequest(&api.GetRequest{Kind: "role", Name: name}))
+		if connect.CodeOf(gerr) == connect.CodeNotFound {
+			err = errors.Join(err, fmt.Errorf("SAFETY: role %s was acknowledged and is gone", name))
+			continue
+		}
 		if gerr != nil {
 			err = errors.Join(err, fmt.Errorf("role %s: %w", name, gerr))
 			continue
@@ -411,7 +415,7 @@ func check(ctx context.Context) error {
 		}
 		// One more may have been done that nobody was told of.
 		if got != want && got != want+1 {
-			err = errors.Join(err, fmt.Errorf("role %s has max_sessions %d, %d was acknowledged", name, got, want))
+			err = errors.Join(err, fmt.Errorf("SAFETY: role %s has max_sessions %d, %d was acknowledged", name, got, want))
 		}
 	}
 	fmt.Printf("checked %d tokens, %d devices, %d roles, %d serials and grants\n", len(tokens), len(devices), len(rolesAt), len(seen))
