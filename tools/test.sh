@@ -36,16 +36,26 @@ if [ "$free" -lt 4096 ]; then
 	exit 1
 fi
 
-# Tests that passed only when they were run again are named whatever comes.
+# Tests that were not run, and those that passed only when they were run again,
+# are named whatever comes.
 HAWSER_AGAIN=$(mktemp)
-export HAWSER_AGAIN
+HAWSER_SKIPPED=$(mktemp)
+export HAWSER_AGAIN HAWSER_SKIPPED
 table=$(mktemp)
 named() {
+	if [ -s "$HAWSER_SKIPPED" ]; then
+		echo "== not run here, and why"
+		sort "$HAWSER_SKIPPED" | awk -F '\t' '
+			$1 != why { if (n) print line(); why = $1; which = $2; n = 0 }
+			{ n++ }
+			END { print line() }
+			function line() { return n ": " why " (" which (n > 1 ? " and others" : "") ")" }'
+	fi
 	if [ -s "$HAWSER_AGAIN" ]; then
 		echo "== passed only when run again, by itself: find the cause"
 		cat "$HAWSER_AGAIN"
 	fi
-	rm -f "$HAWSER_AGAIN" "$table"
+	rm -f "$HAWSER_AGAIN" "$HAWSER_SKIPPED" "$table"
 }
 trap named EXIT
 

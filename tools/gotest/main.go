@@ -1,4 +1,4 @@
-// Command gotest is go test, but for one thing: where a few tests
+// Command gotest is go test, but for two things. Where a few tests
 // failed, each is run once more by itself. What passes then is written down in
 // the file $HAWSER_AGAIN, for the end of the whole check to name: on a machine
 // shared with strangers a test can be late, and whoever looks for the cause
@@ -8,18 +8,23 @@
 // failed says "SAFETY:": it saw what must never be (a cap passed, a byte lost),
 // and once is too often.
 //
+// And what is skipped is written down in the file $HAWSER_SKIPPED, a line each:
+// the reason, a tab, and the test or the part of one.
+//
 //	gotest FLAGS -- PACKAGES
 package main
 
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
+	"regexp"
 	"slices"
 	"strings"
 )
@@ -42,6 +47,9 @@ func run(args []string) error {
 	flags, packages := args[:dashes], args[dashes+1:]
 	r, err := test(slices.Concat(flags, packages))
 	if r == nil {
+		return err
+	}
+	if err := note("HAWSER_SKIPPED", r.skipped...); err != nil {
 		return err
 	}
 	if err == nil {
@@ -108,7 +116,8 @@ type failure struct{ pkg, name string }
 // results are those of one go test.
 type results struct {
 	packages map[string]*pkg
-	broken   bool // something failed that is no test of a package
+	broken   bool     // something failed that is no test of a package
+	skipped  []string // tests and parts: the reason, a tab, and which
 }
 
 // pkg is one package's.
@@ -126,6 +135,7 @@ type event struct{ Action, Package, ImportPath, Test, Output string }
 func read(in io.Reader, w io.Writer) (*results, error) {
 	r := &results{packages: map[string]*pkg{}}
 	held := map[string]*bytes.Buffer{} // of tests that have not ended
+	logged := map[string]string{}      // what they, and their parts, logged last
 	s := bufio.NewReader(in)
 	for {
 		line, err := s.ReadBytes('\n')
@@ -152,7 +162,13 @@ func read(in io.Reader, w io.Writer) (*results, error) {
 			r.packages[e.Package] = p
 		}
 		name, _, part := strings.Cut(e.Test, "/")
-		key := e.Package + " " + name
+		key, whole := e.Package+" "+name, e.Test+" of "+e.Package
+		if at := place.FindString(e.Output); at != "" {
+			logged[whole] = strings.TrimSpace(e.Output[len(at):])
+		}
+		if e.Action == "skip" && name != "" {
+			r.skipped = append(r.skipped, cmp.Or(logged[whole], "no reason given")+"\t"+whole)
+		}
 		switch {
 		case e.Action == "output":
 			p.saw(e)
@@ -183,6 +199,9 @@ func read(in io.Reader, w io.Writer) (*results, error) {
 		}
 	}
 }
+
+// place is where in its file a test logs what follows.
+var place = regexp.MustCompile(`^ +\S+\.go:\d+: `)
 
 // saw looks for what is more than a test that failed. The framework's last word is FAIL, on a line of its own, where it came to its end.
 func (p *pkg) saw(e event) {

@@ -128,3 +128,28 @@ func TestNothingIsRunAgainWhereAPackageHasNoEnd(t *testing.T) {
 		}
 	}
 }
+
+func TestWhatIsSkippedIsWrittenDownWithItsReason(t *testing.T) {
+	module := t.TempDir()
+	for file, text := range map[string]string{"go.mod": "module again\n", "a_test.go": `package again
+import "testing"
+func TestOne(t *testing.T) { t.Log("before"); t.Skip("needs root") }
+func TestTwo(t *testing.T) { t.Run("part", func(t *testing.T) { t.Skipf("needs %s\nor more", "IPv6") }); t.Log("goes on") }
+func TestThree(t *testing.T) { t.SkipNow() }
+func TestFour(t *testing.T) { t.Log("runs") }
+`} {
+		if err := os.WriteFile(filepath.Join(module, file), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(module)
+	t.Setenv("GOFLAGS", "-mod=mod")
+	t.Setenv("HAWSER_SKIPPED", filepath.Join(module, "skipped"))
+	if err := run([]string{"--", "."}); err != nil {
+		t.Fatal(err)
+	}
+	got, err := os.ReadFile("skipped")
+	if want := "needs root\tTestOne of again\nneeds IPv6\tTestTwo/part of again\nno reason given\tTestThree of again\n"; err != nil || string(got) != want {
+		t.Errorf("got %q, %v; want %q", got, err, want)
+	}
+}
