@@ -32,6 +32,7 @@ bench: build ## figures beside OpenSSH's, as ratios of one run, with the agent a
 	$(GO) run ./cross/cmd/cross -o $(BIN) $$($(GO) env GOARCH) && mv $(BIN)/hawser-edge-$$($(GO) env GOARCH) $(BIN)/hawser-edge
 	HAWSER_BIN=$(CURDIR)/$(BIN) sh tools/apart.sh $(GO) test -run '^$$' -bench . -benchtime 1x -count 1 -timeout 2h ./test/bench
 	$(GO) test -run '^$$' -bench . ./tunnel/... ./recorder/... ./auth/...
+	$(GO) test -run '^$$' -bench Idle -benchtime 1x ./hub
 
 .PHONY: cross
 cross: ## the agent for every target, into dist/

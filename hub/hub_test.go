@@ -54,7 +54,7 @@ const testCluster = "test.example"
 
 var testUUID = wire.UUID{7}
 
-func newAuth(t *testing.T, deviceKey ed25519.PublicKey) (*authTwin, string) {
+func newAuth(t testing.TB, deviceKey ed25519.PublicKey) (*authTwin, string) {
 	t.Helper()
 	set, err := ca.NewSet(testCluster, time.Now())
 	if err != nil {
@@ -180,7 +180,7 @@ func (a *authTwin) ReportDevices(_ context.Context, r *connect.Request[api.Repor
 
 type hubKey struct{}
 
-func (a *authTwin) token(t *testing.T, addr, pin string) string {
+func (a *authTwin) token(t testing.TB, addr, pin string) string {
 	t.Helper()
 	s, err := ca.Token{Kind: ca.TokenHub, Cluster: testCluster, Addresses: []string{addr}, Pin: pin, Secret: []byte("0123456789abcdef")}.Reveal()
 	if err != nil {
@@ -195,7 +195,7 @@ func runHub(t *testing.T, token string) *Hub {
 	return runHubWith(t, Config{Data: t.TempDir(), Token: token, SSHListen: "127.0.0.1:0", TunnelListen: "127.0.0.1:0"})
 }
 
-func runHubWith(t *testing.T, c Config) *Hub {
+func runHubWith(t testing.TB, c Config) *Hub {
 	t.Helper()
 	h, err := New(c)
 	if err != nil {

@@ -30,12 +30,15 @@ import (
 	"hawser/tunnel/yamuxconn"
 )
 
-// What one idle registered device may cost the hub, heap and stacks together. The aims are 16 and 56 KiB; what is measured is 15.5 to 16.5 and
-// 55 to 59, by how far the collector has shrunk stacks, nine tenths of the latter quic-go's. A test at the aim itself would fail by chance.
-const (
-	maxIdleTLS  = 18 << 10
-	maxIdleQUIC = 62 << 10
-)
+// What one idle registered device may cost the hub, heap and stacks together. The design says 16 and 56 KB. Measured are 15.1 to 16.0 kB (14.7 to 15.7 KiB)
+// and 56.5 to 57.0 kB (55.2 to 55.7 KiB) once all has settled, nine tenths of the latter quic-go's; a second after the last registration up to 16.5
+// and 59.1 kB. Of 1000 bytes, 56 KB are missed by 2 %; of 1024, both are met, with 4 % and 1 % of room. That is less than runs differ by: a test at the
+// design's number would fail by chance.
+var idleLimits = []struct {
+	carrier    tunnel.Carrier
+	bytes      uint64
+	goroutines float64
+}{{tunnel.CarrierTLS, 17 << 10, 0}, {tunnel.CarrierQUIC, 60 << 10, 4}}
 
 // idleFleet is what the process that plays the devices is given.
 type idleFleet struct {
@@ -157,7 +160,7 @@ func used() (heap, stacks uint64) {
 }
 
 // newFleet is a cluster of n devices whose hub runs.
-func newFleet(t *testing.T, n int, carrier tunnel.Carrier) (*Hub, string) {
+func newFleet(t testing.TB, n int, carrier tunnel.Carrier) (*Hub, string) {
 	t.Helper()
 	pub, _, err := ed25519.GenerateKey(nil)
 	if err != nil {
@@ -206,7 +209,7 @@ func newFleet(t *testing.T, n int, carrier tunnel.Carrier) (*Hub, string) {
 }
 
 // runFleet runs the devices in a process of their own and returns when all are registered.
-func runFleet(t *testing.T, file string) {
+func runFleet(t testing.TB, file string) {
 	t.Helper()
 	cmd := exec.Command(os.Args[0])
 	cmd.Env = append(os.Environ(), "HAWSER_TEST_FLEET="+file)
@@ -231,51 +234,68 @@ func runFleet(t *testing.T, file string) {
 	}
 }
 
+// idleCost registers a thousand devices and returns what the hub has for each of them then, in bytes, and its goroutines. What registering left behind
+// goes by and by: it looks for ten seconds at most, until there is no more than enough.
+func idleCost(t testing.TB, carrier tunnel.Carrier, enough uint64) (each uint64, goroutines float64) {
+	t.Helper()
+	const n = 1000
+	h, file := newFleet(t, n, carrier)
+	heapBefore, stacksBefore := used()
+	before := runtime.NumGoroutine()
+	saveProfiles(t, carrier.String()+".before")
+	runFleet(t, file)
+	if carrier == tunnel.CarrierTLS {
+		for deadline := time.Now().Add(30 * time.Second); h.live().Tunnels.Parked < n; time.Sleep(100 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d of %d are parked", h.live().Tunnels.Parked, n)
+			}
+		}
+	}
+	var heap, stacks uint64
+	for try := 0; try < 10 && (each == 0 || each > enough); try++ {
+		time.Sleep(time.Second) // reports, pools, grown stacks
+		heap, stacks = used()
+		heap, stacks = (heap-heapBefore)/n, (max(stacks, stacksBefore)-stacksBefore)/n
+		each = heap + stacks
+	}
+	goroutines = float64(runtime.NumGoroutine()-before) / n
+	t.Logf("%s: %d bytes of heap, %d of stacks and %.2f goroutines for each of %d devices", carrier, heap, stacks, goroutines, n)
+	saveProfiles(t, carrier.String()+".after")
+	return each, goroutines
+}
+
 func TestAnIdleDeviceCostsTheHubLittle(t *testing.T) {
 	if testing.Short() || raceEnabled {
-		t.Skip("a thousand tunnels, and the race detector's memory is not the hub's")
+		t.Skip("measures the memory of its process; make test runs it by itself, without the race detector")
 	}
-	const n = 1000
-	for _, x := range []struct {
-		carrier    tunnel.Carrier
-		limit      uint64
-		goroutines float64
-	}{{tunnel.CarrierTLS, maxIdleTLS, 0}, {tunnel.CarrierQUIC, maxIdleQUIC, 4}} {
+	for _, x := range idleLimits {
 		t.Run(x.carrier.String(), func(t *testing.T) {
-			h, file := newFleet(t, n, x.carrier)
-			heapBefore, stacksBefore := used()
-			goroutines := runtime.NumGoroutine()
-			saveProfiles(t, x.carrier.String()+".before")
-			runFleet(t, file)
-			if x.carrier == tunnel.CarrierTLS {
-				for deadline := time.Now().Add(30 * time.Second); h.live().Tunnels.Parked < n; time.Sleep(100 * time.Millisecond) {
-					if time.Now().After(deadline) {
-						t.Fatalf("%d of %d are parked", h.live().Tunnels.Parked, n)
-					}
-				}
+			each, goroutines := idleCost(t, x.carrier, x.bytes)
+			if each > x.bytes {
+				t.Errorf("%d bytes, at most %d", each, x.bytes)
 			}
-			var heap, stacks, each uint64
-			for try := 0; try < 10 && (each == 0 || each > x.limit); try++ {
-				time.Sleep(time.Second) // what registering left behind goes: reports, pools, grown stacks
-				heap, stacks = used()
-				heap, stacks = (heap-heapBefore)/n, (max(stacks, stacksBefore)-stacksBefore)/n
-				each = heap + stacks
+			if goroutines > x.goroutines+0.1 {
+				t.Errorf("%.2f goroutines, at most %v", goroutines, x.goroutines)
 			}
-			per := float64(runtime.NumGoroutine()-goroutines) / n
-			t.Logf("%s: %d bytes of heap, %d of stacks and %.2f goroutines for each of %d devices", x.carrier, heap, stacks, per, n)
-			if each > x.limit {
-				t.Errorf("%d bytes, at most %d", each, x.limit)
+		})
+	}
+}
+
+func BenchmarkIdleDevice(b *testing.B) {
+	for _, x := range idleLimits {
+		b.Run(x.carrier.String(), func(b *testing.B) {
+			for b.Loop() {
+				each, goroutines := idleCost(b, x.carrier, 0)
+				b.ReportMetric(float64(each), "B/device")
+				b.ReportMetric(goroutines, "goroutines/device")
 			}
-			if per > x.goroutines+0.1 {
-				t.Errorf("%.2f goroutines, at most %v", per, x.goroutines)
-			}
-			saveProfiles(t, x.carrier.String()+".after")
+			b.ReportMetric(0, "ns/op") // it waits
 		})
 	}
 }
 
 // saveProfiles writes profiles to where the environment says.
-func saveProfiles(t *testing.T, name string) {
+func saveProfiles(t testing.TB, name string) {
 	out := os.Getenv("HAWSER_TEST_PROFILE")
 	if out == "" {
 		return

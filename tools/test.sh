@@ -93,6 +93,8 @@ step unit tests, with the race detector
 limit=10m
 [ -z "${HAWSER_LONG:-}" ] || limit=40m
 "$gotest" $short -race -p 4 -timeout $limit -- $(go list ./... | grep -v -e '^hawser/test/' -e '^hawser/cross')
+step memory of an idle device
+go test -count 1 -v $short -run TestAnIdleDeviceCostsTheHubLittle ./hub
 if [ -n "${HAWSER_LONG:-}" ]; then
 	step memory of the store
 	go test -count 1 -v -run TestAHundredSessionsFitASmallMachine ./auth/store
