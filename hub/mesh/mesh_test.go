@@ -302,30 +302,37 @@ func open(t testing.TB, from *node, to wire.UUID, d *device, slot uint8, edge tu
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
 	// Of two connections of a pair one goes, a moment after both stood, and with it what was opened on it: that is opened again, as a session's stream is.
+	// What does not come while its connection lives is lost.
 	for ctx.Err() == nil {
+		l := from.mesh.peer(to).current()
 		s, err := from.mesh.Open(ctx, to, d.id, slot)
 		if err != nil {
 			runtime.Gosched()
 			continue
 		}
-		a := from.attach()
-		if _, err := s.Write(a.Append(nil)); err != nil {
-			continue
-		}
-		if e := arrives(t, ctx, from, a.ID, edge); e != nil {
-			return s, e
+		if l != nil && l == from.mesh.peer(to).current() {
+			a := from.attach()
+			_, err := s.Write(a.Append(nil)) // an error may come a moment before the connection's end
+			edgeEnd = arrives(t, ctx, from, a.ID, edge, l.conn.Context())
+			switch gone := l.conn.Context().Err() != nil; {
+			case !gone && edgeEnd != nil:
+				return s, edgeEnd
+			case !gone:
+				t.Fatalf("a stream does not reach the device (%v), and the hubs' connection lives", err)
+			}
 		}
 		s.Reset(wire.StreamCancelled)
 	}
-	t.Fatal("no stream reaches the device")
+	t.Fatal("no stream reaches the device: no connection of the hubs lives that long")
 	return nil, nil
 }
 
-// arrives is the device's end of a stream; nil: it does not come in a second, which with what came of others is another's to judge.
-func arrives(t testing.TB, ctx context.Context, from *node, id wire.StreamID, edge tunnel.Conn) tunnel.Stream {
+// arrives is the device's end of a stream; nil: it does not come while the connection lives.
+func arrives(t testing.TB, ctx context.Context, from *node, id wire.StreamID, edge tunnel.Conn, connection context.Context) tunnel.Stream {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
+	defer context.AfterFunc(connection, cancel)()
 	for {
 		e, err := edge.AcceptStream(ctx)
 		if err != nil {
