@@ -187,7 +187,9 @@ func TestOnlyAHubPassesConnections(t *testing.T) {
 	if err := passOnce(t, b, good); err != nil {
 		t.Fatalf("a hub: %v", err)
 	}
+	device, key := b.device(t, hub, "gw")
 	for name, cert := range map[string]*tls.Certificate{
+		"a device":      {Certificate: device.Chain, PrivateKey: key},
 		"nobody":        {},
 		"a joiner":      selfSigned(t, newKey(t)),
 		"a person":      b.adminCert,

@@ -152,14 +152,21 @@ func (h *testHub) watch(t *testing.T) (*connect.ServerStreamForClient[api.WatchR
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
-	stream, err := h.Hub.Watch(ctx, connect.NewRequest(&api.WatchRequest{SshAddresses: []string{"127.0.0.1:22"}, TunnelAddresses: []string{"127.0.0.1:443"}}))
+	return h.watchBy(ctx, t, &api.WatchRequest{})
+}
+
+// watchBy is watch by a request, to which the hub's addresses are added.
+func (h *testHub) watchBy(ctx context.Context, t *testing.T, r *api.WatchRequest) (*connect.ServerStreamForClient[api.WatchResponse], *api.WatchResponse) {
+	t.Helper()
+	r.SshAddresses, r.TunnelAddresses = []string{"127.0.0.1:22"}, []string{"127.0.0.1:443"}
+	stream, err := h.Hub.Watch(ctx, connect.NewRequest(r))
 	if err != nil {
 		t.Fatal(err)
 	}
 	all := &api.WatchResponse{}
 	for stream.Receive() {
 		proto.Merge(all, stream.Msg())
-		if len(stream.Msg().Time) > 0 { // the beacon that follows the full state
+		if len(stream.Msg().Time) > 0 { // the beacon that follows the state
 			return stream, all
 		}
 	}
