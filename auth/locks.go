@@ -174,7 +174,7 @@ func (s *Server) lockChange(ctx context.Context, change func(*locksRecord, *lock
 	} else if err != nil {
 		return 0, cond, op, err
 	}
-	return r.Revision, cond, put(locksKey, r), nil
+	return r.Revision, cond, store.Urgent(put(locksKey, r)), nil
 }
 
 // changeLocks applies change to the list and waits until it is in force here. An error of change is returned as it is.

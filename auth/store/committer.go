@@ -220,7 +220,7 @@ func (s *BadgerState) stage(t *badger.Txn, r *request, head uint64, full error, 
 		return head, err
 	}
 	if full != nil {
-		if !frees(r, ops) {
+		if !spared(r, ops) {
 			return head, full
 		}
 		if err := s.o.checkSpace(s.dir, s.o.MinFree/2); err != nil {
@@ -273,10 +273,10 @@ func (s *BadgerState) stageWrites(t *badger.Txn, r *request, rev uint64, events 
 	return nil
 }
 
-// frees tells whether a request only deletes: such are taken down to half the free space others need.
-func frees(r *request, ops []Op) bool {
+// spared tells whether a request only deletes or writes what is urgent: such are taken down to half the free space others need.
+func spared(r *request, ops []Op) bool {
 	for _, op := range ops {
-		if !op.delete {
+		if !op.delete && !op.urgent {
 			return false
 		}
 	}

@@ -79,6 +79,7 @@ type Op struct {
 	value  []byte
 	lease  LeaseID
 	delete bool
+	urgent bool
 }
 
 // Put writes a value and detaches the key from any lease.
@@ -91,6 +92,12 @@ func PutLease(key string, value []byte, lease LeaseID) Op {
 
 // Delete removes a key. Removing an absent key is not an error and makes no event.
 func Delete(key string) Op { return Op{Key: key, delete: true} }
+
+// Urgent makes a write one that is taken as long as deletions are, with half the free space that others need: for what keeps somebody out.
+func Urgent(op Op) Op {
+	op.urgent = true
+	return op
+}
 
 // State is the store of the auth service's records, with etcd's contract.
 //

@@ -205,7 +205,7 @@ func conformLease(t *testing.T, s State) {
 	}
 }
 
-func TestAFullDiskRefusesWritesButNotDeletes(t *testing.T) {
+func TestAFullDiskRefusesWritesButNotDeletesAndUrgentOnes(t *testing.T) {
 	free := uint64(1 << 40)
 	s := openTest(t, t.TempDir(), Options{Free: func(string) (uint64, error) { return free, nil }})
 	txn(t, s, nil, Put("a", nil))
@@ -213,7 +213,14 @@ func TestAFullDiskRefusesWritesButNotDeletes(t *testing.T) {
 	if _, err := s.Txn(t.Context(), nil, []Op{Put("b", nil)}); !errors.Is(err, ErrNoSpace) {
 		t.Errorf("got %v", err)
 	}
-	txn(t, s, nil, Delete("a"))
+	txn(t, s, nil, Delete("a"), Urgent(Put("lock", nil)))
+	if _, err := s.Txn(t.Context(), nil, []Op{Urgent(Put("lock", nil)), Put("b", nil)}); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("something else beside what is urgent: got %v", err)
+	}
+	free = minFree/2 - 1
+	if _, err := s.Txn(t.Context(), nil, []Op{Urgent(Put("lock", nil))}); !errors.Is(err, ErrNoSpace) {
+		t.Errorf("what is urgent, with nothing left: got %v", err)
+	}
 	free = minFree
 	txn(t, s, nil, Put("b", nil))
 }

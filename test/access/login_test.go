@@ -2,10 +2,6 @@ package access
 
 import (
 	"bytes"
-	"crypto/hmac"
-	"crypto/sha1"
-	"encoding/base32"
-	"encoding/binary"
 	"fmt"
 	"net"
 	"os"
@@ -65,21 +61,7 @@ func (p *laptop) code(t *testing.T) string {
 		time.Sleep(time.Until(time.Unix((step-1)*30, 0))) // an authenticator shows the next one then, no sooner
 	}
 	p.steps = step
-	return codeAt(t, p.secret, step)
-}
-
-// codeAt is RFC 6238 with its defaults.
-func codeAt(t *testing.T, secret string, step int64) string {
-	t.Helper()
-	key, err := base32.StdEncoding.WithPadding(base32.NoPadding).DecodeString(secret)
-	if err != nil {
-		t.Fatalf("secret %q: %v", secret, err)
-	}
-	m := hmac.New(sha1.New, key)
-	_ = binary.Write(m, binary.BigEndian, step)
-	sum := m.Sum(nil)
-	at := sum[len(sum)-1] & 15
-	return fmt.Sprintf("%06d", binary.BigEndian.Uint32(sum[at:])&0x7fffffff%1000000)
+	return harness.CodeAt(t, p.secret, step)
 }
 
 // invite makes the user and returns the arguments of the line an admin hands over.
@@ -106,7 +88,9 @@ type dialogue struct {
 	out  bytes.Buffer
 	at   int // where the next wait looks from
 	more chan struct{}
-	end  chan error
+
+	end   chan error
+	ended time.Time // once end has said so
 }
 
 func talk(t *testing.T, env []string, name string, args ...string) *dialogue {
@@ -130,7 +114,9 @@ func talk(t *testing.T, env []string, name string, args ...string) *dialogue {
 			default:
 			}
 			if err != nil {
-				d.end <- cmd.Wait()
+				err := cmd.Wait()
+				d.ended = time.Now()
+				d.end <- err
 				return
 			}
 		}
@@ -284,7 +270,7 @@ func TestLoginThroughAHub(t *testing.T) {
 		t.Errorf("ssh after logout: exit %d, %s", r.Code, r.Stderr)
 	}
 
-	spent := codeAt(t, p.secret, p.steps)
+	spent := harness.CodeAt(t, p.secret, p.steps)
 	for name, args := range map[string][]string{
 		"no code":         {"--password-stdin", "--no-otp"},
 		"a code used":     {"--password-stdin", "--otp", spent},

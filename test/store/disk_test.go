@@ -105,3 +105,69 @@ func TestFullDiskRefusesWritesAndRecovers(t *testing.T) {
 	s.serving(t)
 	s.check(t, lines)
 }
+
+// On a disk that is full for whatever else is written, people log in, a code is good once, and who is locked out is out at once.
+func TestOnAFullDiskPeopleLogInAndAreLockedOut(t *testing.T) {
+	harness.Root(t)
+	dir := mountTmpfs(t, "280m")
+	s := newService(t, dir)
+	s.start(t)
+	s.serving(t)
+	ann, ben := s.person(t, "ann", false), s.person(t, "ben", true)
+
+	filler := fill(t, dir, 100<<20)
+	if r := s.hawser(t, "token", "create", "--kind", "hub"); r.Code == 0 || !strings.Contains(string(r.Stderr), "disk is nearly full") {
+		t.Fatalf("the disk is not full: exit %d, %s", r.Code, r.Stderr)
+	}
+	code := ben.code(t)
+	if r := ben.login(t, "--otp", code); r.Code != 0 {
+		t.Errorf("ben logs in: exit %d, %s", r.Code, r.Stderr)
+	}
+	if r := ben.login(t, "--otp", code); r.Code != 4 || !strings.Contains(string(r.Stderr), "user, password or code is wrong") {
+		t.Errorf("the same code again: exit %d, %s", r.Code, r.Stderr)
+	}
+	if r := ann.login(t, "--no-otp"); r.Code != 0 {
+		t.Errorf("ann logs in: exit %d, %s", r.Code, r.Stderr)
+	}
+	locked := func(when string) {
+		t.Helper()
+		for what, r := range map[string]harness.Result{"ls": ann.hawser(t, "", "ls"), "login": ann.login(t, "--no-otp")} {
+			if r.Code != 5 || !strings.Contains(string(r.Stderr), "ticket 4711") {
+				t.Errorf("%s, locked %s: exit %d, %s", when, what, r.Code, r.Stderr)
+			}
+		}
+		if r := ben.hawser(t, "", "ls"); r.Code != 0 {
+			t.Errorf("%s, ben's ls: exit %d, %s", when, r.Code, r.Stderr)
+		}
+	}
+	lock := func() (id string) {
+		t.Helper()
+		r := s.hawser(t, "lock", "add", "--user", "ann", "--message", "ticket 4711")
+		if r.Code != 0 {
+			t.Fatalf("lock add: exit %d, %s", r.Code, r.Stderr)
+		}
+		return strings.TrimSpace(string(r.Stdout))
+	}
+	id := lock()
+	locked("at once")
+	if r := s.hawser(t, "lock", "rm", id); r.Code != 0 {
+		t.Errorf("lock rm: exit %d, %s", r.Code, r.Stderr)
+	}
+	if r := ann.hawser(t, "", "ls"); r.Code != 0 {
+		t.Errorf("without the lock: exit %d, %s", r.Code, r.Stderr)
+	}
+	lock()
+	// Below half of what is kept free nothing is written at all; what is in force stays.
+	fill(t, dir, 60<<20)
+	if r := s.hawser(t, "lock", "add", "--user", "ben"); r.Code == 0 || !strings.Contains(string(r.Stderr), "disk is nearly full") {
+		t.Errorf("lock add with 60 MiB free: exit %d, %s", r.Code, r.Stderr)
+	}
+	locked("with 60 MiB free")
+	if err := os.Remove(filler); err != nil {
+		t.Fatal(err)
+	}
+	s.kill(t)
+	s.start(t)
+	s.serving(t)
+	locked("after a crash")
+}
