@@ -35,10 +35,10 @@ func TestKillsUnderLoadLoseNothing(t *testing.T) {
 	}
 	lines := d.stop()
 	slices.Sort(back)
-	worst := back[len(back)-1]
-	t.Logf("%d kills; back to serving in %v at the median, %v at most; acknowledged %s", kills, back[len(back)/2].Round(time.Millisecond), worst.Round(time.Millisecond), count(lines))
-	if worst > bound+2*time.Second { // what a shared machine is allowed
-		t.Errorf("back to serving after %v, want %v", worst, bound)
+	median, worst := back[len(back)/2], back[len(back)-1]
+	t.Logf("%d kills; back to serving in %v at the median, %v at most; acknowledged %s", kills, median.Round(time.Millisecond), worst.Round(time.Millisecond), count(lines))
+	if median > bound || worst > bound+2*time.Second { // one may meet whatever else a shared machine does
+		t.Errorf("back to serving after %v at the median and %v at most, want %v", median, worst, bound)
 	}
 	s.serving(t)
 	t.Log(s.check(t, lines))

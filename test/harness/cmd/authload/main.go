@@ -9,7 +9,6 @@
 //	grant HEX         a session was admitted
 //	full              a write was refused because the disk is full
 //	read              a list was answered
-//	lock NAME         a lock on user NAME was refused for want of space, or set
 package main
 
 import (
@@ -216,7 +215,7 @@ func watch(ctx context.Context, h *apiclient.Client) {
 	}
 }
 
-// joins makes tokens of two uses and spends them.
+// joins makes tokens of two uses and has three devices race for them.
 func joins(ctx context.Context, a, h *apiclient.Client, device chan string) {
 	const uses = 2
 	for n := 0; sleep(ctx, 2*time.Millisecond); n++ {
@@ -236,24 +235,36 @@ func joins(ctx context.Context, a, h *apiclient.Client, device chan string) {
 		if err != nil {
 			continue
 		}
-		for range uses {
-			_, key, _ := ed25519.GenerateKey(rand.Reader)
-			var d *api.DeviceCredentials
-			if retry(ctx, "join", func(ctx context.Context) error {
-				res, err := h.Hub.JoinDevice(ctx, connect.NewRequest(&api.JoinDeviceRequest{Secret: t.Secret, PublicKey: key.Public().(ed25519.PublicKey), Name: label, Source: "192.0.2.1:1"}))
-				if err == nil {
-					d = res.Msg
-				}
-				return err
-			}) {
-				serial(d.Chain)
-				say("device %s %s", d.Uuid, token.Id)
-				select {
-				case device <- d.Name:
-				default:
-				}
-			}
+		var wg sync.WaitGroup
+		for range uses + 1 { // at once, and one comes in vain
+			wg.Go(func() { join(ctx, h, t.Secret, label, token.Id, device) })
 		}
+		wg.Wait()
+	}
+}
+
+// join spends a use of a token, if there is one left.
+func join(ctx context.Context, h *apiclient.Client, secret []byte, name, token string, device chan string) {
+	_, key, _ := ed25519.GenerateKey(rand.Reader)
+	var d *api.DeviceCredentials
+	retry(ctx, "join", func(ctx context.Context) error {
+		res, err := h.Hub.JoinDevice(ctx, connect.NewRequest(&api.JoinDeviceRequest{Secret: secret, PublicKey: key.Public().(ed25519.PublicKey), Name: name, Source: "192.0.2.1:1"}))
+		if api.CodeOf(err) == api.Code_CODE_TOKEN_SPENT {
+			return nil
+		}
+		if err == nil {
+			d = res.Msg
+		}
+		return err
+	})
+	if d == nil {
+		return
+	}
+	serial(d.Chain)
+	say("device %s %s", d.Uuid, token)
+	select {
+	case device <- d.Name:
+	default:
 	}
 }
 
