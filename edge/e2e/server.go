@@ -228,6 +228,12 @@ func (s *server) config(ctx context.Context, signer ssh.Signer) *ssh.ServerConfi
 			s.placed = true
 			return perms, nil
 		},
+		// What the library cannot read as a key or certificate, such as one nested in another, comes to none of the above.
+		AuthLogCallback: func(meta ssh.ConnMetadata, method string, err error) {
+			if method == "publickey" && err != nil && s.denied == nil && s.login == "" {
+				_ = s.deny(meta, "", fmt.Errorf("%w: %w", ca.ErrMalformed, err))
+			}
+		},
 	}
 	c.AddHostKey(signer)
 	return c

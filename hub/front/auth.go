@@ -25,6 +25,7 @@ func (c *conn) serverConfig() *ssh.ServerConfig {
 		ServerVersion:             serverVersion,
 		PublicKeyCallback:         c.offered,
 		VerifiedPublicKeyCallback: c.verified,
+		AuthLogCallback:           c.attempted,
 	}
 	config.AddHostKey(c.s.c.HostKey)
 	if c.s.c.Certificate != nil {
@@ -45,11 +46,11 @@ func (c *conn) offered(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissio
 	if _, err := c.s.c.Backend.Identify(key, meta.RemoteAddr()); err != nil {
 		c.sshUser = meta.User()
 		c.offeredInVain(key, meta.User(), err)
-		return nil, err
+		return nil, declined{err}
 	}
 	p := permissions(key)
 	if _, untouched := p.Extensions["no-touch-required"]; untouched {
-		return nil, errUntouched
+		return nil, declined{errUntouched}
 	}
 	c.sshUser, c.faults.shown = meta.User(), key
 	return p, nil
@@ -72,7 +73,7 @@ func permissions(key ssh.PublicKey) *ssh.Permissions {
 // point where a refusal can be shown to a client that opens no channel. Where auth wants a second factor first, nothing but that is offered
 // from then on, to the person whose key has signed.
 func (c *conn) verified(meta ssh.ConnMetadata, key ssh.PublicKey, _ *ssh.Permissions, _ string) (*ssh.Permissions, error) {
-	c.faults.shown = nil
+	c.faults.shown, c.faults.signed = nil, true
 	id, err := c.s.c.Backend.Identify(key, meta.RemoteAddr())
 	if err != nil {
 		return nil, err

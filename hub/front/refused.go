@@ -1,6 +1,7 @@
 package front
 
 import (
+	"errors"
 	"fmt"
 	"net/netip"
 
@@ -33,6 +34,22 @@ type faults struct {
 	method string // the last of them
 	reason string
 	shown  ssh.PublicKey // the last that would do, if its holder had signed with it
+	signed bool          // one of them did
+	unread error         // why the library took what was offered for no key at all
+}
+
+// declined is why offered says no, to be told from what the library says.
+type declined struct{ error }
+
+func (d declined) Unwrap() error { return d.error }
+
+// attempted is told by the library of each try to authenticate. What it cannot read as a key or certificate, such as one nested in another, nobody but it
+// ever sees.
+func (c *conn) attempted(meta ssh.ConnMetadata, method string, err error) {
+	if _, ours := errors.AsType[declined](err); err == nil || ours || method != "publickey" || c.faults.shown != nil || c.faults.signed {
+		return
+	}
+	c.sshUser, c.faults.unread = meta.User(), err
 }
 
 // offeredInVain notes a key that will not do. A certificate is told at once, for each fault has its own reason; of keys, of which people's
@@ -60,6 +77,9 @@ func (c *conn) offeredInVain(key ssh.PublicKey, sshUser string, err error) {
 
 // neverKnown tells of a connection that ended before anybody authenticated.
 func (c *conn) neverKnown() {
+	if err := c.faults.unread; err != nil {
+		c.refusal(Refused{Type: "user", Reason: "malformed", User: c.sshUser, Detail: err.Error()})
+	}
 	detail := ""
 	switch shown := c.faults.shown; {
 	case shown != nil:

@@ -326,12 +326,13 @@ func TestEveryWrongCertificateIsRefusedAtHubAndDeviceWithItsReason(t *testing.T)
 			t.Errorf("%s: another authority's came in", way.name)
 		}
 		want[way.event+" unknown-ca"] = true
-		// A certificate for a certificate's key; what it is not even parsed as has no event.
+		// A certificate for a certificate's key, which is not even parsed as one.
 		nested := *good.cert
 		nested.SignatureKey = strange
 		if s.enter(t, way.endToEnd, showing{&nested, good.key}) == nil {
 			t.Errorf("%s: a nested one came in", way.name)
 		}
+		want[way.event+" malformed"] = true
 		// The certificate of somebody else, with a key of one's own.
 		if s.enter(t, way.endToEnd, showing{good.cert, s.certify(t, wrong{}).key}) == nil {
 			t.Errorf("%s: a certificate without its key came in", way.name)
