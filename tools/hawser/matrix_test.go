@@ -18,9 +18,11 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"os/exec"
 	"os/user"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -356,6 +358,64 @@ func TestEveryWrongCertificateIsRefusedAtHubAndDeviceWithItsReason(t *testing.T)
 		}
 	}
 	t.Errorf("not in the audit log: %s\nthere are: %s", strings.Join(missing, ", "), strings.Join(slices.Sorted(maps.Keys(s.refused(t))), ", "))
+}
+
+// A server is who it says only by a host certificate of ours: stock ssh, with the known_hosts that we write, takes nothing else for one.
+func TestStockSSHKnowsNoServerByAnotherCertificate(t *testing.T) {
+	if testing.Short() {
+		t.Skip("starts a cluster")
+	}
+	if _, err := exec.LookPath("ssh"); err != nil {
+		t.Fatal(err)
+	}
+	s := newSite(t, nil)
+	if _, err := s.writeConfig(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	host := func(c *ssh.Certificate) {
+		c.CertType, c.ValidPrincipals, c.Extensions = ssh.HostCert, []string{"gw-1"}, nil
+	}
+	for _, tt := range []struct {
+		wrong
+		in bool
+	}{
+		{wrong{name: "a device's", change: host, by: ca.DeviceHostCA}, true}, // so that this can fail
+		{wrong{name: "a user's"}, false},
+		{wrong{name: "a user's that names the device", change: func(c *ssh.Certificate) { c.ValidPrincipals = []string{"gw-1"} }}, false},
+		{wrong{name: "a user's by the device host CA", change: func(c *ssh.Certificate) { c.ValidPrincipals = []string{"gw-1"} }, by: ca.DeviceHostCA}, false},
+		{wrong{name: "a host's by the user CA", change: host}, false},
+		{wrong{name: "another device's", change: func(c *ssh.Certificate) { host(c); c.ValidPrincipals = []string{"gw-2"} }, by: ca.DeviceHostCA}, false},
+		{wrong{name: "an expired one", change: func(c *ssh.Certificate) { host(c); c.ValidBefore = uint64(time.Now().Add(-time.Minute).Unix()) }, by: ca.DeviceHostCA}, false},
+	} {
+		shown := s.certify(t, tt.wrong)
+		signer, err := ssh.NewCertSigner(shown.cert, shown.key)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		came := make(chan bool, 1)
+		go func() {
+			nc, err := l.Accept()
+			if err != nil {
+				came <- false
+				return
+			}
+			defer nc.Close()
+			conf := &ssh.ServerConfig{NoClientAuth: true}
+			conf.AddHostKey(signer)
+			_, _, _, err = ssh.NewServerConn(nc, conf)
+			came <- err == nil
+		}()
+		port := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
+		out, _ := exec.Command("ssh", "-F", s.ready.SSHConfig, "-o", "ProxyJump=none", "-o", "HostName=127.0.0.1", "-o", "HostKeyAlias=gw-1", "-o", "BatchMode=yes", "-p", port, "e2e-gw-1", "true").CombinedOutput()
+		l.Close()
+		if in := <-came; in != tt.in {
+			t.Errorf("%s: taken %v, want %v\n%s", tt.name, in, tt.in, out)
+		}
+	}
 }
 
 // A device without a clock battery has the time of its last power cut, of its build, or none: it serves by the time that auth signs, and a
