@@ -105,7 +105,7 @@ func (s *session) openRoom(ctx context.Context, command string, kinds ...string)
 		m.waits = len(rules.Needs) > 0
 	}
 	cols, rows := m.size()
-	m.Room = share.New(m, cols, rows)
+	m.Room = bounded(m, cols, rows)
 	m.Require(rules)
 	s.room = m
 	if s.pty == nil {
@@ -114,6 +114,13 @@ func (s *session) openRoom(ctx context.Context, command string, kinds ...string)
 	s.shared.Store(m)
 	context.AfterFunc(ctx, m.end)
 	s.engine.rooms.set(s.params.SessionID, m)
+}
+
+// bounded is a room that a device has the memory for.
+func bounded(h share.Host, cols, rows int) *share.Room {
+	r := share.New(h, cols, rows)
+	r.MaxCells = maxCells
+	return r
 }
 
 // size is that of what guests see.

@@ -28,15 +28,18 @@ const (
 
 // Painter draws for one viewer. Not safe for concurrent use.
 type Painter struct {
-	cols, rows int
-	shown      []mark // what the viewer's terminal shows, row by row
-	unknown    bool   // it shows something else
-	drawn      [2]int // beyond these columns and rows it shows nothing, but for a note
-	noted      bool
-	x0, y0     int    // the part of the screen that is shown begins here
-	cursor     [2]int // -1, -1: hidden
-	pen        term.Style
-	penKnown   bool
+	cells, picture int // the bounds; picture is 0 where there is none
+	cols, rows     int
+	shown          []mark // what the viewer's terminal shows, row by row
+	unknown        bool   // it shows something else
+	drawn          [2]int // beyond these columns and rows it shows nothing, but for a note
+	noted          bool
+	from           int    // the row that the next picture begins with: each has its turn, however much the others change
+	more           bool   // the last picture was cut
+	x0, y0         int    // the part of the screen that is shown begins here
+	cursor         [2]int // -1, -1: hidden
+	pen            term.Style
+	penKnown       bool
 }
 
 // cell is a position of the viewer's terminal. The second column of a wide character has the width 0.
@@ -70,11 +73,18 @@ func (c cell) mark() mark {
 }
 
 // New returns a Painter for a terminal in the state that Enter leaves it in. A size of zero is 80 by 24.
-func New(cols, rows int) *Painter {
-	p := new(Painter)
+func New(cols, rows int) *Painter { return NewBounded(cols, rows, MaxCells, 0) }
+
+// NewBounded is New for a Painter that draws on no more than so many cells, and makes no picture much longer than so many bytes: while More says so, the rest
+// comes with the next. A cell takes up to 90 bytes, in colours of its own and with marks.
+func NewBounded(cols, rows, cells, picture int) *Painter {
+	p := &Painter{cells: min(cells, MaxCells), picture: picture}
 	p.Resize(cols, rows)
 	return p
 }
+
+// More tells whether the last picture was cut because it was long.
+func (p *Painter) More() bool { return p.more }
 
 // Resize is told the size of the viewer's terminal; the next picture is drawn whole.
 func (p *Painter) Resize(cols, rows int) {
@@ -82,15 +92,16 @@ func (p *Painter) Resize(cols, rows int) {
 		cols, rows = 80, 24
 	}
 	p.cols = min(cols, MaxSize)
-	p.rows = min(rows, MaxSize, MaxCells/p.cols)
+	p.rows = min(rows, MaxSize, max(p.cells/p.cols, 1))
 	p.shown = make([]mark, p.cols*p.rows)
-	p.unknown = true
+	p.unknown, p.from = true, 0
 }
 
 // Paint appends to b what makes the terminal show s: as much as there is room for, with the cursor in it, or all of it and a border. A note
 // takes the last row while it is not empty; what of it is not printable is left out.
 func (p *Painter) Paint(b []byte, s *term.Screen, note string) []byte {
 	cols, rows := s.Size()
+	end := len(b) + p.picture
 	room := p.rows
 	if note != "" && room > 1 {
 		room--
@@ -115,7 +126,10 @@ func (p *Painter) Paint(b []byte, s *term.Screen, note string) []byte {
 	// What is behind the border takes no time: it was blanked.
 	wide, high := min(max(cols-p.x0+1, 1), p.cols), min(max(rows-p.y0+1, 1), p.rows)
 	line := make([]cell, p.cols)
-	for y := range p.rows {
+	first := p.from
+	p.from, p.more = 0, false
+	for i := range p.rows {
+		y := (first + i) % p.rows
 		line := line[:max(wide, p.drawn[0])]
 		if y == p.rows-1 && (room < p.rows || p.noted) {
 			line = line[:p.cols]
@@ -144,9 +158,15 @@ func (p *Painter) Paint(b []byte, s *term.Screen, note string) []byte {
 				line[cols-p.x0] = cell{"┘", border, 1}
 			}
 		}
-		b = p.line(b, y, line, &at)
+		if b = p.line(b, y, line, &at, end); p.more {
+			p.from = y
+			break
+		}
 	}
-	p.drawn, p.noted = [2]int{wide, high}, room < p.rows
+	if p.more { // the rest still shows what it did
+		wide, high = max(wide, p.drawn[0]), max(high, p.drawn[1])
+	}
+	p.drawn, p.noted = [2]int{wide, high}, room < p.rows || p.more && p.noted
 	if len(b) == hidden { // nothing is drawn
 		b = b[:begun]
 	}
@@ -213,8 +233,8 @@ func cut(line []cell) {
 
 type position struct{ x, y int }
 
-// line draws what differs of a row.
-func (p *Painter) line(b []byte, y int, line []cell, at *position) []byte {
+// line draws what differs of a row, unless b is as long as the bound says: then there is more.
+func (p *Painter) line(b []byte, y int, line []cell, at *position, end int) []byte {
 	shown := p.shown[y*p.cols : (y+1)*p.cols]
 	var marks [2]mark
 	for x := 0; x < len(line); {
@@ -229,6 +249,10 @@ func (p *Painter) line(b []byte, y int, line []cell, at *position) []byte {
 		if slices.Equal(shown[x:x+w], marks[:w]) {
 			x += w
 			continue
+		}
+		if p.picture > 0 && len(b) >= end {
+			p.more = true
+			return b
 		}
 		if *at != (position{x, y}) {
 			b = move(b, x, y)

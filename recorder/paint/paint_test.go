@@ -65,16 +65,26 @@ func TestEachPictureIsWhole(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 1))
 		cols, rows := 4+r.IntN(20), 2+r.IntN(8)
 		s := term.New(cols, rows)
-		v, p := viewer(cols, rows), New(cols, rows)
+		bound := []int{0, 30, 100}[seed%3]
+		v, p := viewer(cols, rows), NewBounded(cols, rows, MaxCells, bound)
 		for step := range 60 {
 			for range r.IntN(12) {
 				s.Write([]byte(pieces[r.IntN(len(pieces))]))
 			}
 			out := p.Paint(nil, s, "")
+			if bound > 0 && len(out) > bound+200 {
+				t.Fatalf("seed %d step %d: a picture of %d bytes", seed, step, len(out))
+			}
 			if bytes.ContainsAny(out, "\x07\n\r\t") || bytes.Contains(out, []byte("\x1b]")) || bytes.Contains(out, []byte("\x1bP")) {
 				t.Fatalf("seed %d: %q reached the viewer", seed, out)
 			}
 			v.Write(out)
+			for p.More() && step%3 > 0 { // else more comes before the rest is shown
+				v.Write(p.Paint(nil, s, ""))
+			}
+			if p.More() {
+				continue
+			}
 			for y := range rows {
 				want := fmt.Sprint(shown(s.Row(y)))
 				if got := fmt.Sprint(shown(v.Row(y))); got != want {
@@ -95,7 +105,7 @@ func TestAPictureOverOthersLooksAsOneDrawnAnew(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 2))
 		cols, rows := 3+r.IntN(24), 2+r.IntN(9)
 		s := term.New(12, 5)
-		v, p := viewer(cols, rows), New(cols, rows)
+		v, p := viewer(cols, rows), NewBounded(cols, rows, MaxCells, []int{0, 30}[seed%2])
 		for step := range 40 {
 			if r.IntN(4) == 0 {
 				s.Resize(2+r.IntN(30), 2+r.IntN(12))
@@ -105,6 +115,12 @@ func TestAPictureOverOthersLooksAsOneDrawnAnew(t *testing.T) {
 			anew := New(cols, rows)
 			anew.x0, anew.y0 = p.x0, p.y0
 			v.Write(p.Paint(nil, s, note))
+			for p.More() && step%3 > 0 {
+				v.Write(p.Paint(nil, s, note))
+			}
+			if p.More() {
+				continue
+			}
 			w := viewer(cols, rows)
 			w.Write(anew.Paint(nil, s, note))
 			for y := range rows {
@@ -125,6 +141,19 @@ func TestAViewersWindowIsBounded(t *testing.T) {
 	runtime.ReadMemStats(&after)
 	if n := after.TotalAlloc - before.TotalAlloc; n > 1<<20 {
 		t.Errorf("a guest with a large window takes %d bytes", n)
+	}
+}
+
+// A session that changes its first rows faster than a viewer is sent them must not keep the others from him.
+func TestEachRowHasItsTurn(t *testing.T) {
+	s, p := term.New(80, 24), NewBounded(80, 24, MaxCells, 100)
+	v := viewer(80, 24)
+	for i := range 100 {
+		fmt.Fprintf(s, "\x1b[1;1H%s\x1b[24;1Hseen", strings.Repeat(string(rune('a'+i%26)), 400))
+		v.Write(p.Paint(nil, s, ""))
+	}
+	if got := v.Text()[23]; got != "seen" {
+		t.Errorf("the last row is %q", got)
 	}
 }
 

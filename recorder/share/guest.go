@@ -2,6 +2,7 @@ package share
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"io"
 	"time"
@@ -109,6 +110,9 @@ func (g *guest) welcome(text string) (begun bool) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	g.greetLocked(clip(text))
+	if cut := r.cutLocked(); cut != "" {
+		g.noteLocked(cut)
+	}
 	r.attendLocked(g)
 	r.reachLocked(g)
 	return r.begun
@@ -330,7 +334,7 @@ func (g *guest) changes(say func(), change string) {
 // paint shows the session until the guest's end.
 func (g *guest) paint(o Guest) error {
 	r := g.room
-	p := paint.New(o.Cols, o.Rows)
+	p := paint.NewBounded(o.Cols, o.Rows, cmp.Or(r.MaxCells, paint.MaxCells), pictureSize)
 	b := append(make([]byte, 0, 8<<10), paint.Enter...)
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -338,16 +342,20 @@ func (g *guest) paint(o Guest) error {
 		r.mu.Lock()
 		end := g.overLocked()
 		note, left := g.noteNowLocked()
+		more := false
 		// What the session showed last is seen before it is over.
 		if r.screen != nil && (end == nil || r.closed != nil && end == error(r.closed) && r.closed.Reason != unfollowed) {
 			func() {
 				defer r.recoverLocked()
 				b = p.Paint(b, r.screen, note)
+				if more = p.More(); more {
+					g.wake()
+				}
 			}()
 		}
 		r.mu.Unlock()
 		r.fails()
-		if end != nil {
+		if end != nil && !more {
 			_, _ = o.Out.Write(append(b, paint.Leave...))
 			return end
 		}

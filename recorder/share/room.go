@@ -1,6 +1,7 @@
 package share
 
 import (
+	"fmt"
 	"runtime/debug"
 	"slices"
 	"sync"
@@ -13,12 +14,16 @@ import (
 
 // Room is a session's. Safe for concurrent use.
 type Room struct {
+	// MaxCells bounds the screen that is followed, where it takes 48 bytes a cell, and each guest's, where it takes 8: of a larger one the lower end is left out,
+	// and guests are told. 0: the bounds of recorder/term and recorder/paint. It is set before anything else is done.
+	MaxCells int
+
 	host Host
 
 	mu         sync.Mutex
 	cols, rows int
 	tail       tail
-	screen     *term.Screen // while there are guests
+	screen     *term.Screen // while there are guests, and afterwards where a tail cannot say what it shows
 	guests     map[uint32]*guest
 	last       uint32 // the member who came last
 	paused     string // who paused it; empty: nobody
@@ -55,11 +60,34 @@ func (r *Room) Resize(cols, rows int) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	defer r.recoverLocked()
+	was := r.cutLocked()
 	r.cols, r.rows = cols, rows
 	if r.screen != nil {
-		r.screen.Resize(cols, rows)
+		r.screen.Resize(r.followedLocked())
 		r.changedLocked()
 	}
+	if cut := r.cutLocked(); cut != "" && cut != was {
+		for _, g := range r.guests {
+			g.noteLocked(cut)
+		}
+	}
+}
+
+// followedLocked is how much of the terminal is followed: all columns, for where a row ends decides what the next ones show.
+func (r *Room) followedLocked() (cols, rows int) {
+	if r.MaxCells == 0 {
+		return r.cols, r.rows
+	}
+	cols = min(max(r.cols, 1), term.MaxCols)
+	return cols, min(r.rows, max(r.MaxCells/cols, 1))
+}
+
+// cutLocked says that not all of the terminal is followed; empty: it is.
+func (r *Room) cutLocked() string {
+	if _, rows := r.followedLocked(); rows < r.rows {
+		return fmt.Sprintf("this terminal has %d rows, and the first %d are shown", r.rows, rows)
+	}
+	return ""
 }
 
 const unfollowed = "the screen of this session cannot be followed"
@@ -306,7 +334,7 @@ func (r *Room) followLocked() (err error) {
 			err = r.closed
 		}
 	}()
-	s := term.New(r.cols, r.rows)
+	s := term.New(r.followedLocked())
 	if r.tail.alt {
 		s.Write(altOn)
 	}
@@ -316,7 +344,7 @@ func (r *Room) followLocked() (err error) {
 	return nil
 }
 
-// leave lets a guest out. The last one leaves a tail behind that says all there is to know.
+// leave lets a guest out. The last one leaves a tail behind that says all there is to know, or, where that takes more than a tail has room for, the screen.
 func (r *Room) leave(g *guest) {
 	defer r.fails()
 	r.mu.Lock()
@@ -328,7 +356,11 @@ func (r *Room) leave(g *guest) {
 	if screen := r.screen; len(r.guests) == 0 && screen != nil {
 		r.screen = nil
 		if r.closed == nil {
-			r.tail.set(screen.Redraw())
+			if b, ok := screen.RedrawWithin(tailSize); ok {
+				r.tail.set(b)
+			} else {
+				r.screen = screen
+			}
 		}
 	}
 }

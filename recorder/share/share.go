@@ -101,7 +101,7 @@ func (e *ClosedError) Error() string { return e.Reason }
 
 // Limits.
 const (
-	// MaxGuests are in a room at once: each costs a picture of his terminal, 40 bytes a cell, and a turn whenever the screen changes.
+	// MaxGuests are in a room at once: each costs what his terminal shows, 8 bytes a cell, pictureSize, and a turn whenever the screen changes.
 	MaxGuests = 16
 	// placesKept of them at least are for those whom the session requires, one for each, and ownPlaces are the most that one user has: nobody keeps them
 	// out by taking all.
@@ -109,6 +109,8 @@ const (
 	ownPlaces  = 4
 	// tailSize of the output is kept while nobody watches, to know the screen when somebody comes.
 	tailSize = 64 << 10
+	// pictureSize bounds what is on its way to a guest: a screen with a colour for each cell takes many times as much, and comes in pieces.
+	pictureSize = 32 << 10
 	// pace is the least time between two pictures: 50 a second.
 	pace = 20 * time.Millisecond
 	// changePace is the least time from a pause until its moderator lets the session go on.

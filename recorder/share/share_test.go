@@ -518,6 +518,71 @@ func TestALateGuestSeesAFullScreenProgramWhole(t *testing.T) {
 	})
 }
 
+// Where it takes more to say what the screen shows than a tail has room for, it was said all the same, in megabytes.
+func TestAScreenThatNoTailSaysIsKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r, seen := New(new(host), 100, 40), term.New(100, 40)
+		out := func(s string) {
+			r.Output([]byte(s))
+			seen.Write([]byte(s))
+		}
+		for range 2 {
+			p := join(t, r, "bob", Observer, 100, 40)
+			for i := range 100*40 - 10 {
+				out(fmt.Sprintf("\x1b[38;2;%d;%d;1m%c", i&0xff, i>>8, 'a'+i%26))
+			}
+			p.cancel()
+			<-p.left
+			out("\x1b[H")
+		}
+		p := join(t, r, "bob", Observer, 100, 40)
+		time.Sleep(time.Second) // a picture that is so long comes in pieces
+		if got, want := p.quiet(), strings.Join(seen.Text(), "\n"); got != want {
+			t.Errorf("sees\n%s\nnot\n%s", got, want)
+		}
+		p.cancel()
+		<-p.left
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		if r.screen == nil || len(r.tail.b) != 0 {
+			t.Errorf("a tail of %d bytes is kept, and a screen: %v", len(r.tail.b), r.screen != nil)
+		}
+	})
+}
+
+func TestGuestsAreToldWhatTheyAreNotShown(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := New(new(host), 60, 5)
+		r.MaxCells = 600
+		for i := range 30 {
+			r.Output(fmt.Appendf(nil, "\r\nline %d", i))
+		}
+		p := join(t, r, "bob", Observer, 60, 10)
+		if got := p.quiet(); strings.Contains(got, "are shown") {
+			t.Errorf("all of it is shown:\n%s", got)
+		}
+		r.Resize(60, 30)
+		if got := p.sees(); !strings.Contains(got, "this terminal has 30 rows, and the first 10 are shown") {
+			t.Errorf("he sees\n%s", got)
+		}
+		late := join(t, r, "ann", Observer, 60, 10)
+		if got := late.sees(); !strings.Contains(got, "welcome") {
+			t.Errorf("at first\n%s", got)
+		}
+		time.Sleep(greetTime)
+		if got := late.sees(); !strings.Contains(got, "this terminal has 30 rows, and the first 10 are shown") {
+			t.Errorf("then\n%s", got)
+		}
+		r.Output([]byte("\x1b[2J\x1b[H"))
+		for i := range 30 {
+			r.Output(fmt.Appendf(nil, "\r\nrow %d", i))
+		}
+		if got := late.quiet(); !strings.Contains(got, "row 29") || strings.Count(got, "row") != 10 {
+			t.Errorf("with more output\n%s", got)
+		}
+	})
+}
+
 func TestATailBeginsWhereATerminalCan(t *testing.T) {
 	for _, size := range []int{tailSize - 1, tailSize, tailSize + 1, 3 * tailSize, 10 * tailSize} {
 		for _, piece := range []string{"\x1b[31mred\x1b[m\r\n", strings.Repeat("x", 30_000) + "\n", "\x1b[?1049h\x1b[?1049l"} {

@@ -1,6 +1,9 @@
 package term
 
-import "unicode/utf8"
+import (
+	"slices"
+	"unicode/utf8"
+)
 
 // cell is one position.
 type cell struct {
@@ -45,8 +48,11 @@ func (l *line) at(x int) *cell {
 	return &l.fill
 }
 
-// grow makes at least n cells real.
-func (l *line) grow(n int) {
+// grow makes at least n of a row's cells real, and takes no room for more than it has.
+func (l *line) grow(n, cols int) {
+	if n > cap(l.cells) {
+		l.cells = append(make([]cell, 0, max(n, min(2*cap(l.cells), cols))), l.cells...)
+	}
 	for len(l.cells) < n {
 		l.cells = append(l.cells, l.fill)
 	}
@@ -71,7 +77,7 @@ func (l *line) erase(x0, x1, cols int, blank *cell) {
 	l.split(x0, blank)
 	if x1 >= cols {
 		if l.fill != *blank {
-			l.grow(x0)
+			l.grow(x0, cols)
 		}
 		l.cells, l.fill = l.cells[:min(x0, len(l.cells))], *blank
 		return
@@ -80,7 +86,7 @@ func (l *line) erase(x0, x1, cols int, blank *cell) {
 	if x0 >= len(l.cells) && l.fill == *blank {
 		return
 	}
-	l.grow(x1)
+	l.grow(x1, cols)
 	for x := x0; x < x1; x++ {
 		l.cells[x] = *blank
 	}
@@ -93,9 +99,9 @@ func (l *line) insert(x, n, cols int, blank *cell) {
 	if x >= len(l.cells) && l.fill == *blank {
 		return
 	}
-	l.grow(x)
+	l.grow(x, cols)
 	end := min(len(l.cells)+n, cols)
-	l.grow(end)
+	l.grow(end, cols)
 	copy(l.cells[x+n:end], l.cells[x:])
 	for i := x; i < x+n; i++ {
 		l.cells[i] = *blank
@@ -112,7 +118,7 @@ func (l *line) remove(x, n, cols int, blank *cell) {
 	l.split(x, blank)
 	l.split(x+n, blank)
 	if l.fill != *blank {
-		l.grow(cols)
+		l.grow(cols, cols)
 		l.fill = *blank
 	}
 	if x < len(l.cells) {
@@ -123,12 +129,15 @@ func (l *line) remove(x, n, cols int, blank *cell) {
 // resize cuts the row to cols, or gives it plain cells up to there.
 func (l *line) resize(old, cols int) {
 	if cols > old && l.fill != (cell{}) {
-		l.grow(old)
+		l.grow(old, cols)
 		l.fill = cell{}
 	}
 	if len(l.cells) > cols {
 		l.split(cols, &cell{})
 		l.cells = l.cells[:cols]
+	}
+	if cap(l.cells) > cols {
+		l.cells = slices.Clone(l.cells)
 	}
 }
 

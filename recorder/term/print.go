@@ -39,7 +39,7 @@ func (s *Screen) printASCII(p []byte) {
 		end := s.x + n
 		l.split(s.x, &cell{style: s.pen})
 		l.split(end, &cell{style: s.pen})
-		l.grow(end)
+		l.grow(end, s.cols)
 		cells := l.cells[s.x:end]
 		spoilt := !l.unsaid || l.stint == s.hook.stint
 		for i := range cells {
@@ -105,7 +105,7 @@ func (s *Screen) put(r rune) {
 	end := s.x + w
 	l.split(s.x, blank)
 	l.split(end, blank)
-	l.grow(end)
+	l.grow(end, s.cols)
 	if old := l.cells[s.x].r; old > ' ' && old != r {
 		s.spoil(s.y)
 	}
@@ -125,7 +125,7 @@ func (s *Screen) join(r rune) {
 	}
 	l := s.lines[s.y]
 	x := s.x - 1
-	l.grow(x + 1)
+	l.grow(x+1, s.cols)
 	if l.cells[x].r == second {
 		x--
 	}

@@ -1,6 +1,7 @@
 package term
 
 import (
+	"math"
 	"strconv"
 
 	"github.com/charmbracelet/x/ansi/parser"
@@ -15,7 +16,13 @@ const Reset = "\x1b\\\x1b[?1049l\x1b[!p\x1b[?1;5;6;9;12;45;66;67;1000;1002;1003;
 // screens, cursor, modes, tab stops and saved cursors, and the beginning of a sequence or character that was cut.
 // Output from here on can follow.
 func (s *Screen) Redraw() []byte {
-	d := drawer{s: s, b: append(make([]byte, 0, 4096), Reset...)}
+	b, _ := s.RedrawWithin(math.MaxInt)
+	return b
+}
+
+// RedrawWithin is Redraw where that takes so many bytes at most, or false.
+func (s *Screen) RedrawWithin(size int) (b []byte, ok bool) {
+	d := drawer{s: s, b: append(make([]byte, 0, 4096), Reset...), size: size}
 	d.str("\x1b[H\x1b[2J\x1b[3g\x1b[?7l")
 	for x, set := range s.tabs {
 		if set {
@@ -44,7 +51,7 @@ func (s *Screen) Redraw() []byte {
 	d.str("\x1b[?6l")
 	d.state()
 	d.b = append(d.b, s.pending()...)
-	return d.b
+	return d.b, len(d.b) <= size
 }
 
 // home is a saved cursor that nobody saved.
@@ -53,9 +60,10 @@ var home = cursor{charset: [4]byte{'B', 'B', 'B', 'B'}}
 const csi = "\x1b["
 
 type drawer struct {
-	s   *Screen
-	b   []byte
-	pen Style
+	s    *Screen
+	b    []byte
+	pen  Style
+	size int // of b: beyond it no cells are drawn
 }
 
 func (d *drawer) str(s string) { d.b = append(d.b, s...) }
@@ -80,7 +88,7 @@ func (d *drawer) lines(lines []*line) {
 			end = s.cols
 		}
 		at := -1 // the column the cursor is in, in this row
-		for x := 0; x < end; x++ {
+		for x := 0; x < end && len(d.b) <= d.size; x++ {
 			c := l.at(x)
 			if c.r == second || c.r == 0 && c.style == (Style{}) {
 				continue
