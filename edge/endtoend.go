@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"sync"
 	"time"
 
@@ -55,6 +56,9 @@ type host struct {
 	from    entry // the hub that is asked for places; of a direct one zero before the first
 	hubName string
 	grants  map[[16]byte][]byte // of the sessions not yet served, for their recordings; bounded by e2e's channel limit
+	taps    []*tap              // of the sessions that are served and recorded; bounded likewise
+	// forwards is how many there were: it numbers them in the recordings.
+	forwards uint64
 }
 
 // entry is the hub that is asked for places.
@@ -287,6 +291,14 @@ func (h *host) Serve(ctx context.Context, ch *e2e.Session, g *grant.Grant, p ses
 		t := &tap{stdin: g.RecordStdin, begin: func(what recorder.Header, terminal bool) *recorder.Writer { return h.record(g, what, terminal) }}
 		p.Tap, p.Redact = t, g.RecordStdin == policy.StdinRedacted
 		defer a.closeTap(t, g.SessionID)
+		h.mu.Lock()
+		h.taps = append(h.taps, t)
+		h.mu.Unlock()
+		defer func() {
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			h.taps = slices.DeleteFunc(h.taps, func(other *tap) bool { return other == t })
+		}()
 		told.tap = t
 	}
 	p.Guests = told

@@ -306,16 +306,6 @@ func (s *server) forward(ctx context.Context, nc ssh.NewChannel, kind, network, 
 	if m, err := payload.ParseDirectTCPIP(nc.ExtraData()); err == nil && network == "tcp" {
 		origin = net.JoinHostPort(m.OriginHost, strconv.FormatUint(uint64(m.OriginPort), 10))
 	}
-	closed := s.forwarded(g, kind, target, origin)
+	closed := s.p.Host.Forwarded(g, forwarded.Report{Channel: kind, Target: target, Origin: origin})
 	closed(relay.Both(idle.Channel(ch, s.meter), conn))
-}
-
-// forwarded tells of a forwarded connection. closed is for its end, with the bytes to the target and from it.
-func (s *server) forwarded(g *grant.Grant, channel, target, origin string) (closed func(in, out int64)) {
-	r, begun := forwarded.Report{Channel: channel, Target: target, Origin: origin}, time.Now()
-	s.p.Host.Forwarded(g, r)
-	return func(in, out int64) {
-		r.Closed, r.In, r.Out, r.Lasted = true, uint64(in), uint64(out), time.Since(begun)
-		s.p.Host.Forwarded(g, r)
-	}
 }

@@ -75,7 +75,9 @@ func (w *twin) Place(_ context.Context, a Ask) (*grant.Grant, error) {
 	return g, nil
 }
 
-func (w *twin) Forwarded(*grant.Grant, forwarded.Report) {}
+func (w *twin) Forwarded(*grant.Grant, forwarded.Report) func(int64, int64) {
+	return func(int64, int64) {}
+}
 
 func (w *twin) Release(id [16]byte, _ uint32, why string) {
 	w.mu.Lock()

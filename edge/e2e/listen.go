@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"hawser/auth/forwarded"
 	"hawser/auth/grant"
 	"hawser/auth/policy"
 	"hawser/edge/forward"
@@ -212,7 +213,7 @@ func (s *server) accept(ctx context.Context, ln *listener) {
 			}
 			stop := context.AfterFunc(ctx, func() { ch.Close(); nc.Close() })
 			defer stop()
-			closed := s.forwarded(ln.grant, ln.kind, ln.Addr().String(), nc.RemoteAddr().String())
+			closed := s.p.Host.Forwarded(ln.grant, forwarded.Report{Channel: ln.kind, Target: ln.Addr().String(), Origin: nc.RemoteAddr().String()})
 			fromClient, toClient := relay.Both(ch, nc)
 			closed(toClient, fromClient) // the target is at the client's side
 		})

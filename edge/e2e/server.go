@@ -68,8 +68,9 @@ type Host interface {
 	// Moderated is whether enough people are in a session of the person's for a forward of the kind: a context that is over when they are not any more, and
 	// what is to be called at the end. An error says who is missing.
 	Moderated(ctx context.Context, g *grant.Grant, kind, what string) (context.Context, func(), error)
-	// Forwarded tells auth of a forwarded connection, where it can be told past the hub. It does not block for long.
-	Forwarded(g *grant.Grant, r forwarded.Report)
+	// Forwarded tells of a forwarded connection that is open: auth, where it can be told past the hub, and the recordings of the connection's sessions, for which
+	// it may wait. closed is for its end, with the bytes to the target and from it.
+	Forwarded(g *grant.Grant, r forwarded.Report) (closed func(in, out int64))
 	// Enter counts a session or connection in and gives it a context that a kill ends, and the function that counts it out.
 	Enter(ctx context.Context, id [16]byte) (context.Context, func())
 	// Limits is how long the connection's sessions, and it itself, may last, by the device's policy as it is now; once it has its place.

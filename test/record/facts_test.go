@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -222,23 +223,7 @@ func TestFilesForwardsAndTheAgentAreFacts(t *testing.T) {
 	harness.Need(t, "scp", "sftp", "rsync", "ssh-agent", "ssh-add", "ssh-keygen")
 	login := harness.Account(t)
 	c := harness.Up(t, 1)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { l.Close() })
-	go func() {
-		for {
-			nc, err := l.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer nc.Close()
-				_, _ = io.Copy(nc, io.LimitReader(nc, 5))
-			}()
-		}
-	}()
+	l := fiveBack(t)
 	for way, args := range ways(login) {
 		t.Run(way, func(t *testing.T) {
 			t.Parallel()
@@ -278,7 +263,9 @@ func TestFilesForwardsAndTheAgentAreFacts(t *testing.T) {
 				}
 			})
 
-			rs := recordings(t, c, 5, func(r shown) bool { return r.Way == way && !strings.HasPrefix(r.Command, "mktemp") })
+			recordedForward(t, c, way, append(config, device), there)
+
+			rs := recordings(t, c, 7, func(r shown) bool { return r.Way == way && !strings.HasPrefix(r.Command, "mktemp") })
 			facts := ""
 			for _, r := range rs {
 				for _, e := range r.Events {
@@ -318,6 +305,83 @@ func TestFilesForwardsAndTheAgentAreFacts(t *testing.T) {
 				return false
 			})
 		})
+	}
+}
+
+// fiveBack listens for connections, each of which gets the first five bytes that it sends.
+func fiveBack(t *testing.T) net.Listener {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			nc, err := l.Accept()
+			if err != nil {
+				return
+			}
+			go func() {
+				defer nc.Close()
+				_, _ = io.Copy(nc, io.LimitReader(nc, 5))
+			}()
+		}
+	}()
+	return l
+}
+
+// recordedForward is for a connection that is forwarded while a session of its own goes on: that session's recording has it, with when it began and ended.
+func recordedForward(t *testing.T, c *harness.Cluster, way string, ssh []string, there string) {
+	t.Helper()
+	target := fiveBack(t).Addr().String()
+	short, err := os.MkdirTemp("", "fw") // a socket's path must be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer os.RemoveAll(short)
+	begun := time.Now()
+	s := harness.Start(t, nil, "ssh", append([]string{"-o", "ExitOnForwardFailure=yes", "-L", short + "/s:" + target}, append(ssh,
+		"echo forwards; until [ -e "+there+"/done ]; do sleep 0.1; done")...)...)
+	harness.Eventually(t, 20*time.Second, "the session with the forward runs", func() bool { return strings.Contains(s.Output(), "forwards") })
+	nc, err := net.Dial("unix", short+"/s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := nc.Write([]byte("hello")); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(nc); string(got) != "hello" {
+		t.Fatalf("-L: %q, %v", got, err)
+	}
+	nc.Close()
+	// Auth is told when the recording was.
+	harness.Eventually(t, 15*time.Second, "the audit log has the forward of the session", func() bool {
+		return strings.Contains(string(c.Hawser(t, nil, "audit", "search", "--type", "forward.close", "-o", "json").Stdout), `"command":"`+target+`"`)
+	})
+	if r := harness.Run(t, nil, "ssh", append(ssh, "touch "+there+"/done")...); r.Code != 0 {
+		t.Fatalf("%s", r.Stderr)
+	}
+	<-s.Done()
+	took := time.Since(begun).Seconds()
+	r := recordings(t, c, 1, func(r shown) bool { return r.Way == way && strings.HasPrefix(r.Command, "echo forwards") })[0]
+	var facts []string
+	last := 0.0
+	for _, e := range r.Events {
+		if e.Kind != "forward" {
+			continue
+		}
+		facts = append(facts, fmt.Sprintf("%s r%d w%d", e.Text, e.Read, e.Written))
+		if e.Offset < last || e.Offset <= 0 || e.Offset > took {
+			t.Errorf("%s at %.3f s, after %.3f, of %.3f", e.Text, e.Offset, last, took)
+		}
+		last = e.Offset
+	}
+	if want := []string{"local forward open " + target + " r0 w0", "local forward closed " + target + " r5 w5"}; !slices.Equal(facts, want) {
+		t.Errorf("the recording of the session has the forwards %q, want %q", facts, want)
+	}
+	if text := c.Must(t, "recordings", "show", r.ID); !strings.Contains(text, "local forward closed "+target) || !strings.Contains(text, "read 5 bytes") {
+		t.Errorf("recordings show:\n%s", text)
 	}
 }
 
