@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/hex"
 	"errors"
+	"slices"
 
 	"hawser/auth/audit"
 	"hawser/auth/store"
@@ -24,8 +25,11 @@ func (s *Server) tellCommands(ctx context.Context, m store.Manifest) {
 		Type: "session.commands", Actor: "auth", Session: hex.EncodeToString(m.ID[:]), User: m.User, Login: m.Login, Device: m.Device, DeviceUUID: m.DeviceUUID,
 		Way: m.Way, Client: m.ClientAddr, Count: uint64(len(list)),
 	}
-	for _, c := range list[:min(len(list), audit.MaxCommands)] {
-		e.Commands = append(e.Commands, audit.Command{Time: m.Start.Add(c.At), Text: c.Text, Source: c.Source, Confidence: c.Confidence, User: c.User})
+	for part := range slices.Chunk(list[:min(len(list), maxCommandEvents*audit.MaxCommands)], audit.MaxCommands) {
+		e.Commands = nil
+		for _, c := range part {
+			e.Commands = append(e.Commands, audit.Command{Time: m.Start.Add(c.At), Text: c.Text, Source: c.Source, Confidence: c.Confidence, User: c.User})
+		}
+		s.record(e)
 	}
-	s.record(e)
 }

@@ -138,6 +138,8 @@ const (
 	maxNetworks  = 64                  // of a token
 	maxEvidenced = 512                 // bytes of one kind of evidence
 
+	maxCommandEvents = 16 // of one session, with audit.MaxCommands each
+
 	settleWait  = 2 * time.Second // that a person's answer waits at most for the audit log to be on disk
 	maxRefusals = 256             // in one ReportRefusals
 	maxForwards = 256             // in one ReportForwards

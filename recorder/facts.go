@@ -42,7 +42,7 @@ type Participant struct {
 // Command is a command that was run.
 type Command struct {
 	Text       string
-	Source     string // exec: asked for by a request; screen: read off the screen
+	Source     string // exec: asked for by a request; screen: read off the screen; input: a line sent to a shell without a terminal
 	Confidence uint8  // 0..100
 	Status     uint32 // exit status, where HasStatus
 	HasStatus  bool

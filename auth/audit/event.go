@@ -58,7 +58,7 @@ type Event struct {
 type Command struct {
 	Time       time.Time `json:"time"`
 	Text       string    `json:"text"`
-	Source     string    `json:"source"`         // exec: asked for by a request; screen: read off the screen
+	Source     string    `json:"source"`         // exec: asked for by a request; screen: read off the screen; input: a line sent to a shell without a terminal
 	Confidence uint8     `json:"confidence"`     // 0..100
 	User       string    `json:"user,omitempty"` // the guest who gave it; empty: whose session it is
 }
