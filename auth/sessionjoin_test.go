@@ -58,6 +58,8 @@ allow: {devices: {"*": ["*"]}, logins: ["*"], join: [{roles: [field], modes: [ob
 	for name, r := range map[string]*api.AdmitRequest{
 		"a mode that the role does not have": joinRequest(lead, sess.SessionId, "peer", ""),
 		"an auditor":                         joinRequest(auditor, sess.SessionId, "", ""),
+		"an auditor as peer":                 joinRequest(auditor, sess.SessionId, "peer", ""),
+		"an auditor as moderator":            joinRequest(auditor, sess.SessionId, "moderator", ""),
 		"who has no join":                    joinRequest(ann, sess.SessionId, "", ""),
 		"no such session":                    joinRequest(lead, id16(), "", ""),
 		"who has joined himself":             joinRequest(lead, res.SessionId, "", ""),

@@ -225,6 +225,46 @@ func TestAPersonPlaysPausesSeeksAndSearches(t *testing.T) {
 	})
 }
 
+// Pauses are cut or as long as they were, and the speed is that of them and of the rest.
+func TestPausesAndSpeedAreAsThePersonSays(t *testing.T) {
+	l := loaded(t, hour())
+	synctest.Test(t, func(t *testing.T) {
+		p := watching(t.Context(), l, 60, 16, WatchOptions{Idle: 2 * time.Second})
+		synctest.Wait()
+		next := 1
+		takes := func(what string, d time.Duration) {
+			t.Helper()
+			line := fmt.Sprintf("minute %d", next)
+			time.Sleep(d - time.Second/2)
+			synctest.Wait()
+			if strings.Contains(p.screen(), line) {
+				t.Errorf("%s: %q is there sooner than after %v", what, line, d)
+			}
+			time.Sleep(time.Second)
+			synctest.Wait()
+			p.sees(t, line)
+			next++
+			time.Sleep(time.Second / 2)
+			synctest.Wait() // so the next has a second less to go, at the speed of this
+		}
+		takes("a pause that is cut", 2*time.Second)
+		p.press("i")
+		if strings.Contains(p.screen(), "pauses") {
+			t.Errorf("pauses are still said to be cut:\n%s", p.screen())
+		}
+		takes("a whole pause", 59*time.Second)
+		p.press("+", "+")
+		takes("four times as fast", 59*time.Second/4)
+		p.press("-", "-", "-")
+		takes("half as fast", 2*56*time.Second)
+		p.press("i")
+		p.sees(t, "0.5x", "pauses 2s")
+		takes("half as fast, and cut", 3*time.Second)
+		p.press("q")
+		<-p.done
+	})
+}
+
 // Seeking gives the same screen as playing up to there, wherever one comes from.
 func TestSeekIsWherePlayingWouldBe(t *testing.T) {
 	chunks := indextest.NewSession(5).Record([16]byte{5}, began, 10*time.Minute)

@@ -185,6 +185,42 @@ func TestClusterByApplyIsInForceAndRefusalsNameTheOtherWay(t *testing.T) {
 	}
 }
 
+// What a role says goes before the cluster's word, in each way in. The strictest of several holds.
+func TestARoleSaysThatNothingIsRecorded(t *testing.T) {
+	t.Parallel()
+	harness.Root(t)
+	c := harness.Up(t, 1)
+	apply(t, c, everything("unseen", "record: off"))
+	apply(t, c, everything("seen", "record: best-effort"))
+	una, sam := loggedIn(t, c, "una", "unseen"), loggedIn(t, c, "sam", "unseen", "seen")
+	for _, p := range []*laptop{una, sam} { // una first: what is recorded of her has come when it has of him
+		for _, to := range []string{"gw-1", "root@e2e-gw-1"} {
+			if r := p.ssh(t, to, "echo ran"); string(r.Stdout) != "ran\n" {
+				t.Fatalf("%s to %s: exit %d, %s", p.name, to, r.Code, r.Stderr)
+			}
+		}
+	}
+	var list []struct{ User, Way, State string }
+	harness.Eventually(t, 20*time.Second, "both recordings of sam are complete", func() bool {
+		if err := json.Unmarshal([]byte(c.Must(t, "recordings", "ls", "-o", "json")), &list); err != nil {
+			t.Fatal(err)
+		}
+		ways := map[string]bool{}
+		for _, r := range list {
+			ways[r.Way] = ways[r.Way] || r.User == "sam" && r.State == "complete"
+		}
+		return ways["hub"] && ways["end-to-end"]
+	})
+	for _, r := range list {
+		if r.User != "sam" {
+			t.Errorf("%s's session by %s is recorded", r.User, r.Way)
+		}
+	}
+	if said := c.Must(t, "audit", "search", "--type", "session.end", "--user", "una", "-o", "json"); strings.Count(said, `"kind":"session"`) != 2 {
+		t.Errorf("the audit log has of una\n%s", said)
+	}
+}
+
 func TestTheAuditorSeesAndOpensNothing(t *testing.T) {
 	t.Parallel()
 	harness.Root(t)
@@ -193,6 +229,12 @@ func TestTheAuditorSeesAndOpensNothing(t *testing.T) {
 	for _, line := range []string{"true", ""} {
 		if got := harness.Run(t, nil, "ssh", append(slices.Clone(ssh), "root=gw-1@hub", line)...); got.Code != 255 {
 			t.Errorf("%q: exit %d", line, got.Code)
+		}
+	}
+	certified := loggedIn(t, c, "arno", "auditor")
+	for _, to := range []string{"gw-1", "root@e2e-gw-1"} {
+		if got := certified.ssh(t, to, "echo ran"); got.Code != 255 || len(got.Stdout) > 0 {
+			t.Errorf("with a certificate to %s: exit %d, %s%s", to, got.Code, got.Stdout, got.Stderr)
 		}
 	}
 	if got := c.Hawser(t, nil, "access", "explain", "anna", "gw-1"); got.Code != 5 || !strings.Contains(string(got.Stdout), "role auditor  allows no device") {
