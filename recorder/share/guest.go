@@ -250,12 +250,16 @@ func (g *guest) overLocked() error {
 	return g.end
 }
 
-// gone ends the guest's stay from a goroutine of his own.
+// gone ends the guest's stay from a goroutine of his own. When he has left, nobody would be told what is decided here: that somebody else has come, say.
 func (g *guest) gone(why error) {
-	g.room.mu.Lock()
+	r := g.room
+	r.mu.Lock()
+	in := r.guests[g.member.ID] == g
 	g.endLocked(why)
-	g.room.mu.Unlock()
-	g.tell(g.room.decide())
+	r.mu.Unlock()
+	if in {
+		g.tell(r.decide())
+	}
 }
 
 // Keys of those who do not type into the session.
