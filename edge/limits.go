@@ -10,6 +10,8 @@ const (
 	maxStreamsSmall = 32
 	// smallRAM is where an agent halves its appetite.
 	smallRAM = 64 << 20
+	// largeScreen is how many cells of a shared session's screen are followed where RAM is not below noOffloadRAM: a window of 400 by 100, 3 MiB.
+	largeScreen = 40_000
 	// noOffloadRAM is below which segmentation offload and ECN are off: they gain nothing there and break on old drivers.
 	noOffloadRAM = 256 << 20
 

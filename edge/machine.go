@@ -49,6 +49,14 @@ func (m machine) streams() int {
 	return maxStreams
 }
 
+// screenCells bounds the screen of a session that is shared, at some 80 bytes a cell; 0: as little as does for a window of 225 by 60.
+func (m machine) screenCells() int {
+	if m.ram < noOffloadRAM {
+		return 0
+	}
+	return largeScreen
+}
+
 // memory returns the soft limit for the Go heap and the garbage collector's percentage: a fifth of the RAM within 12 MiB and 128 MiB, and a
 // collector that works harder where RAM is short.
 func (m machine) memory() (limit int64, percent int) {

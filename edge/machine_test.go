@@ -16,6 +16,9 @@ func TestSmallMachinesAreTreatedAsSuch(t *testing.T) {
 		{"a gateway", machine{ram: 1 << 30, kernel: 6}, false, 128, 128 << 20},
 		{"nothing known", machine{}, false, 128, 24 << 20},
 	} {
+		if cells := tt.m.screenCells(); (cells == 0) != (tt.m.ram < noOffloadRAM) {
+			t.Errorf("%s: %d cells of a screen", tt.name, cells)
+		}
 		limit, percent := tt.m.memory()
 		if tt.m.small() != tt.small || tt.m.streams() != tt.streams || limit != tt.limit || percent < 30 || percent > 100 {
 			t.Errorf("%s: small %v, %d streams, limit %d, GOGC %d", tt.name, tt.m.small(), tt.m.streams(), limit, percent)

@@ -26,7 +26,7 @@ import (
 
 // newEngine is the session engine, one for both ways in.
 func (a *Agent) newEngine() *session.Engine {
-	return session.New(session.Config{Device: func() string { return a.state.get().Name }, Agent: recallName(a.cfg.State).Name, System: login.System{}, Logger: a.log})
+	return session.New(session.Config{Device: func() string { return a.state.get().Name }, Agent: recallName(a.cfg.State).Name, System: login.System{}, ScreenCells: a.machine.screenCells(), Logger: a.log})
 }
 
 // incoming is an attachment, and what became of it.

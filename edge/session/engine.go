@@ -26,6 +26,8 @@ type Config struct {
 	Agent string
 	// System is where the account files are.
 	System login.System
+	// ScreenCells bounds the screen of a session that others look at; 0: 13,500, for which a device of 64 MB has the memory (1 MiB).
+	ScreenCells int
 	// Logger takes what no person sees; nil discards.
 	Logger tunnel.Logger
 }

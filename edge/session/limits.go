@@ -31,7 +31,7 @@ const (
 	pollKill   = 20 * time.Millisecond
 	// maxTasks threads of a process whose first has ended are asked for its environment; each that runs has it.
 	maxTasks = 16
-	// maxCells bounds the screen of a session that others look at, and each guest's: a window of 225 by 60. A terminal's two screens, one guest and the picture on
+	// maxCells bounds, unless the machine has more memory, the screen of a session that others look at, and each guest's: a window of 225 by 60. A terminal's two screens, one guest and the picture on
 	// its way to him then take 1 MiB at most, of 80 by 24 a fifth of that (TestAJoinedSessionTakesAMebibyteAtMost).
 	maxCells = 13_500
 	// maxBegins bytes of a command are in the note by which a moderated session begins.

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -105,7 +106,7 @@ func (s *session) openRoom(ctx context.Context, command string, kinds ...string)
 		m.waits = len(rules.Needs) > 0
 	}
 	cols, rows := m.size()
-	m.Room = bounded(m, cols, rows)
+	m.Room = bounded(m, cmp.Or(s.engine.config.ScreenCells, maxCells), cols, rows)
 	m.Require(rules)
 	s.room = m
 	if s.pty == nil {
@@ -117,9 +118,9 @@ func (s *session) openRoom(ctx context.Context, command string, kinds ...string)
 }
 
 // bounded is a room that a device has the memory for.
-func bounded(h share.Host, cols, rows int) *share.Room {
+func bounded(h share.Host, cells, cols, rows int) *share.Room {
 	r := share.New(h, cols, rows)
-	r.MaxCells = maxCells
+	r.MaxCells = cells
 	return r
 }
 

@@ -58,7 +58,7 @@ func TestAJoinedSessionTakesAMebibyteAtMost(t *testing.T) {
 			out := hostile(size.cols, min(size.rows, max(maxCells/size.cols, 1)))
 			synctest.Test(t, func(t *testing.T) {
 				m := &room{s: &session{params: Params{User: "alice", Login: "root"}}, held: share.NewGate()}
-				m.Room = bounded(alone{m}, size.cols, size.rows)
+				m.Room = bounded(alone{m}, maxCells, size.cols, size.rows)
 				ctx, leave := context.WithCancel(t.Context())
 				var wg sync.WaitGroup
 				var guests []*sink

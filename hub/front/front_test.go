@@ -436,8 +436,8 @@ func start(t *testing.T, change ...func(*Config)) *fixture {
 			if err != nil {
 				t.Errorf("Serve: %v", err)
 			}
-		case <-time.After(5 * time.Second):
-			t.Error("Serve did not end within 5 s")
+		case <-time.After(30 * time.Second):
+			t.Error("Serve did not end within 30 s")
 		}
 	})
 	return f
