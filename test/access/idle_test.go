@@ -2,6 +2,7 @@ package access
 
 import (
 	"bytes"
+	"crypto/rand"
 	"fmt"
 	"net"
 	"os"
@@ -237,9 +238,27 @@ func left(t *testing.T, mark string) (found []string) {
 	return found
 }
 
+// beginStubborn is begin of what is stubborn.
+func (p *laptop) beginStubborn(t *testing.T, args ...string) (d *dialogue, mark string) {
+	t.Helper()
+	mark = "hawser-kill-" + rand.Text()
+	t.Cleanup(func() { os.Remove("/tmp/" + mark) })
+	d = p.begin(t, append(args, stubborn(mark))...)
+	if got := left(t, mark); len(got) < 4 {
+		t.Fatalf("only %q run", got)
+	}
+	return d, mark
+}
+
+// killed is cut of what is stubborn, and all its processes.
 func (d *dialogue) killed(t *testing.T, what, mark, reason string) {
 	t.Helper()
-	d.cut(t, what, reason)
+	d.killedSince(t, time.Now(), what, mark, reason)
+}
+
+func (d *dialogue) killedSince(t *testing.T, given time.Time, what, mark, reason string) {
+	t.Helper()
+	d.cutSince(t, given, what, reason)
 	begun := time.Now()
 	for len(left(t, mark)) > 0 {
 		if time.Since(begun) > cutWithin+slack {
@@ -259,18 +278,6 @@ func TestSessionsKillEndsEveryProcess(t *testing.T) {
 	c := harness.Up(t, 2)
 	ann := loggedIn(t, c, "ann", "operator")
 	bob := loggedIn(t, c, "bob", "operator")
-	n := 0
-	start := func(p *laptop, args ...string) (*dialogue, string) {
-		t.Helper()
-		n++
-		mark := fmt.Sprintf("hawser-kill-%d-%d", os.Getpid(), n)
-		t.Cleanup(func() { os.Remove("/tmp/" + mark) })
-		d := p.begin(t, append(args, stubborn(mark))...)
-		if got := left(t, mark); len(got) < 4 {
-			t.Fatalf("only %q run", got)
-		}
-		return d, mark
-	}
 	kill := func(args ...string) {
 		t.Helper()
 		if r := c.Hawser(t, nil, append([]string{"sessions", "kill", "--reason", "by the test"}, args...)...); r.Code != 0 {
@@ -292,7 +299,7 @@ func TestSessionsKillEndsEveryProcess(t *testing.T) {
 		{"a command through the hub", []string{"gw-1"}}, {"a terminal through the hub", []string{"-tt", "gw-1"}},
 		{"a command end to end", []string{"root@e2e-gw-1"}}, {"a terminal end to end", []string{"-tt", "root@e2e-gw-1"}},
 	} {
-		d, mark := start(ann, tt.args...)
+		d, mark := ann.beginStubborn(t, tt.args...)
 		all = append(all, one{d, mark, tt.what})
 	}
 	forward := talk(t, ann.env, "ssh", "-F", filepath.Join(ann.home, "ssh_include"), "-N", "-v", "-R", "127.0.0.1:0:127.0.0.1:9", "gw-1")
@@ -303,14 +310,14 @@ func TestSessionsKillEndsEveryProcess(t *testing.T) {
 	}
 	forward.cut(t, "a forward, killed by its user", "")
 
-	hub, hubMark := start(ann, "-tt", "gw-1")
-	direct, directMark := start(ann, "root@e2e-gw-1")
+	hub, hubMark := ann.beginStubborn(t, "-tt", "gw-1")
+	direct, directMark := ann.beginStubborn(t, "root@e2e-gw-1")
 	kill("--device", "gw-1")
 	hub.killed(t, "a terminal through the hub, killed by its device", hubMark, "by the test")
 	direct.killed(t, "a command end to end, killed by its device", directMark, "by the test")
 
 	// One's own, by its id, without any right over others'.
-	hub, hubMark = start(ann, "gw-1")
+	hub, hubMark = ann.beginStubborn(t, "gw-1")
 	id := ""
 	for line := range strings.Lines(c.Must(t, "sessions", "ls")) {
 		if f := strings.Fields(line); len(f) > 5 && f[1] == "ann" && f[5] == "session" {
@@ -335,7 +342,7 @@ func TestSessionsKillEndsEveryProcess(t *testing.T) {
 			pid = d.PID
 		}
 	}
-	hub, hubMark = start(ann, "gw-1")
+	hub, hubMark = ann.beginStubborn(t, "gw-1")
 	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
 		t.Fatal(err)
 	}

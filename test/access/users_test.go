@@ -69,13 +69,22 @@ func TestARegisteredKeyWorksWithinItsLimitsAlone(t *testing.T) {
 
 func TestARemovedUserIsOutAtOnce(t *testing.T) {
 	t.Parallel()
+	harness.Root(t)
 	c := harness.Up(t, 1)
 	key := newSSHKey(t)
 	c.Must(t, "user", "add", "kim", "--role", "operator", "--key", key+".pub")
 	d := talk(t, nil, "ssh", append(keyArgs(t, c, key), "root=gw-1@hub", "echo ready; exec sleep 100")...)
 	d.wait("ready")
+	lee := loggedIn(t, c, "lee", "operator")
+	hub, hubMark := lee.beginStubborn(t, "gw-1")
+	direct, directMark := lee.beginStubborn(t, "root@e2e-gw-1")
+	given := time.Now()
 	c.Must(t, "user", "rm", "kim")
-	d.cut(t, "a removed user's session", "")
+	d.cutSince(t, given, "a removed user's session", "the user was removed")
+	given = time.Now()
+	c.Must(t, "user", "rm", "lee")
+	hub.killedSince(t, given, "a removed user's session through the hub", hubMark, "hawser: ")
+	direct.killedSince(t, given, "a removed user's session end to end", directMark, "hawser: ")
 	if r := withKey(t, c, key, "true"); r.Code != 255 {
 		t.Errorf("the key of a removed user: exit %d", r.Code)
 	}
