@@ -240,6 +240,53 @@ func TestLocksHoldThroughAnOutageAndRestarts(t *testing.T) {
 	})
 }
 
+// A device with a port of its own admits people while neither auth nor a hub is there, by what it holds: whoever was locked stays out even then, and is told
+// why. Once it starts anew it lets nobody in before it has heard from its cluster.
+func TestALockHoldsOnADeviceThatIsAlone(t *testing.T) {
+	t.Parallel()
+	harness.Root(t)
+	c := harness.Up(t, 0)
+	env := []string{
+		"HAWSER_TOKEN=" + c.Must(t, "token", "create", "--kind", "edge"),
+		"HAWSER_CARRIER=tls", // which tells at once that the hub was killed
+	}
+	args := []string{"run", "--state", t.TempDir(), "--name", "alone", "--listen", fmt.Sprintf("127.0.0.1:%d", harness.FreePort(t))}
+	e := harness.Start(t, env, harness.Program(t, "hawser-edge"), args...)
+	harness.Eventually(t, 30*time.Second, "the device is online", func() bool {
+		d, err := c.Show(t, "alone")
+		return err == nil && d.Online
+	})
+	ann, ben := loggedIn(t, c, "ann", "operator"), loggedIn(t, c, "ben", "operator")
+	in := func(p *laptop) (bool, string) {
+		r := p.ssh(t, "-o", "ConnectTimeout=5", "root@direct-alone", "echo $HAWSER_USER")
+		return string(r.Stdout) == p.name+"\n", fmt.Sprintf("exit %d, %s", r.Code, r.Stderr)
+	}
+	for _, p := range []*laptop{ann, ben} {
+		if ok, text := in(p); !ok {
+			t.Fatalf("%s is not let in: %s", p.name, text)
+		}
+	}
+	if r := c.Hawser(t, nil, "lock", "add", "--user", "ann", "--message", "ticket 4711"); r.Code != 0 || !strings.Contains(string(r.Stderr), "1 of 1 devices") {
+		t.Fatalf("lock add: exit %d, %s", r.Code, r.Stderr)
+	}
+	c.Kill() // auth and the hub
+	harness.Eventually(t, 60*time.Second, "who is not locked is let in by a device that is alone", func() bool { ok, _ := in(ben); return ok })
+	if !strings.Contains(e.Output(), "admitted while no hub can be asked") {
+		t.Error("the device was not alone")
+	}
+	if ok, text := in(ann); ok || !strings.Contains(text, "exit 255") || !strings.Contains(text, "ticket 4711") {
+		t.Errorf("who is locked: let in %v, %s", ok, text)
+	}
+	e.Kill()
+	e = harness.Start(t, env, harness.Program(t, "hawser-edge"), args...)
+	harness.Eventually(t, 20*time.Second, "the device listens again", func() bool { return strings.Contains(e.Output(), "msg=listening") })
+	for _, p := range []*laptop{ann, ben} {
+		if ok, text := in(p); ok || !strings.Contains(text, "exit 255") {
+			t.Errorf("%s at a device that has heard nothing since it started: let in %v, %s", p.name, ok, text)
+		}
+	}
+}
+
 // From the command to the end of the last of many sessions, in both ways in by one hub and by two, as their clients see it; each is told why.
 func TestFromTheCommandToTheCut(t *testing.T) {
 	for hubs := 1; hubs <= 2; hubs++ {
