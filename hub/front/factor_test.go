@@ -1,11 +1,15 @@
 package front
 
 import (
+	"crypto"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"io"
+	"math/big"
 	"slices"
 	"strings"
 	"testing"
@@ -224,16 +228,30 @@ func TestRestrictionsOfACertificateOutliveTheSecondFactor(t *testing.T) {
 
 // securityKey signs as a security key does, by the flags it is given: 1 means that somebody touched it.
 type securityKey struct {
-	key   ed25519.PrivateKey
+	key   crypto.Signer // of Ed25519, or of ECDSA over P-256
 	flags byte
 }
 
 func (k securityKey) PublicKey() ssh.PublicKey {
-	blob := ssh.Marshal(struct {
-		Format      string
-		Key         []byte
-		Application string
-	}{ssh.KeyAlgoSKED25519, k.key.Public().(ed25519.PublicKey), "ssh:"})
+	var blob []byte
+	switch key := k.key.Public().(type) {
+	case ed25519.PublicKey:
+		blob = ssh.Marshal(struct {
+			Format      string
+			Key         []byte
+			Application string
+		}{ssh.KeyAlgoSKED25519, key, "ssh:"})
+	case *ecdsa.PublicKey:
+		point, err := key.Bytes()
+		if err != nil {
+			panic(err)
+		}
+		blob = ssh.Marshal(struct {
+			Format, Curve string
+			Key           []byte
+			Application   string
+		}{ssh.KeyAlgoSKECDSA256, "nistp256", point, "ssh:"})
+	}
 	pub, err := ssh.ParsePublicKey(blob)
 	if err != nil {
 		panic(err)
@@ -244,16 +262,33 @@ func (k securityKey) PublicKey() ssh.PublicKey {
 func (k securityKey) Sign(_ io.Reader, data []byte) (*ssh.Signature, error) {
 	app, message := sha256.Sum256([]byte("ssh:")), sha256.Sum256(data)
 	rest := []byte{k.flags, 0, 0, 0, 7}
-	sig := ed25519.Sign(k.key, slices.Concat(app[:], rest, message[:]))
-	return &ssh.Signature{Format: ssh.KeyAlgoSKED25519, Blob: sig, Rest: rest}, nil
+	signed := slices.Concat(app[:], rest, message[:])
+	key, ok := k.key.(*ecdsa.PrivateKey)
+	if !ok {
+		sig, err := k.key.Sign(nil, signed, crypto.Hash(0))
+		return &ssh.Signature{Format: ssh.KeyAlgoSKED25519, Blob: sig, Rest: rest}, err
+	}
+	digest := sha256.Sum256(signed)
+	r, s, err := ecdsa.Sign(rand.Reader, key, digest[:])
+	return &ssh.Signature{Format: ssh.KeyAlgoSKECDSA256, Blob: ssh.Marshal(struct{ R, S *big.Int }{r, s}), Rest: rest}, err
 }
 
 func TestASecurityKeyMustBeTouched(t *testing.T) {
-	f := start(t)
-	_, key, err := ed25519.GenerateKey(nil)
+	_, edwards, err := ed25519.GenerateKey(nil)
 	if err != nil {
 		t.Fatal(err)
 	}
+	nist, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, key := range map[string]crypto.Signer{"sk-ed25519": edwards, "sk-ecdsa": nist} {
+		t.Run(name, func(t *testing.T) { mustBeTouched(t, key) })
+	}
+}
+
+func mustBeTouched(t *testing.T, key crypto.Signer) {
+	f := start(t)
 	f.keys[string(securityKey{key: key}.PublicKey().Marshal())] = "alice"
 	c, _, err := f.login("gw-1", ssh.PublicKeys(securityKey{key, 1}))
 	if err != nil {

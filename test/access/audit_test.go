@@ -347,10 +347,14 @@ func TestALoadBalancersWordIsTakenFromItsNetworkOnly(t *testing.T) {
 	t.Parallel()
 	key := filepath.Join(t.TempDir(), "key")
 	harness.Run(t, nil, "ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key)
-	ssh := func(addr string) harness.Result {
+	args := func(addr string, more ...string) []string {
 		host, port, _ := net.SplitHostPort(addr)
-		return harness.Run(t, nil, "ssh", "-F", "/dev/null", "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
-			"-o", "BatchMode=yes", "-i", key, "-p", port, "hawser@"+host, "ls")
+		return append([]string{"-F", "/dev/null", "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null",
+			"-o", "BatchMode=yes", "-i", key, "-p", port, "hawser@" + host}, more...)
+	}
+	ssh := func(addr string) harness.Result {
+		t.Helper()
+		return harness.Run(t, nil, "ssh", args(addr, "ls")...)
 	}
 	from := net.TCPAddr{IP: net.IPv4(203, 0, 113, 9), Port: 4711}
 	named := startDaemons(t, "--proxy-from", "127.0.0.0/8")
@@ -362,6 +366,27 @@ func TestALoadBalancersWordIsTakenFromItsNetworkOnly(t *testing.T) {
 		t.Errorf("without a header from the load balancers' network: exit %d", r.Code)
 	}
 	recorded(t, named.hawser, "proxy.refuse", map[string]string{"reason": "no-header"})
+
+	// Caps count by it.
+	caps := filepath.Join(t.TempDir(), "caps.yaml")
+	if err := os.WriteFile(caps, []byte("kind: cluster\ncaps: {per_source: 1}\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	named.must(t, "apply", "-f", caps)
+	harness.Start(t, nil, "ssh", args(behind, "-N")...)
+	harness.Eventually(t, 20*time.Second, "a connection that stays is listed", func() bool {
+		var list []struct{ Kind string }
+		err := json.Unmarshal([]byte(named.must(t, "sessions", "ls", "--user", "alice", "-o", "json")), &list)
+		return err == nil && len(list) == 1
+	})
+	if r := ssh(behind); r.Code != 255 || !strings.Contains(string(r.Stderr), "caps.per_source") {
+		t.Errorf("a second connection from there: exit %d, %s", r.Code, r.Stderr)
+	}
+	recorded(t, named.hawser, "session.refuse", map[string]string{"reason": "cap", "client": from.String()})
+	if r := ssh(proxy(t, named.ssh, net.TCPAddr{IP: net.IPv4(203, 0, 113, 10), Port: 4711})); r.Code != 0 {
+		t.Errorf("from another address behind the load balancer: exit %d, %s", r.Code, r.Stderr)
+	}
+
 	named.must(t, "lock", "add", "--source", "203.0.113.0/24", "--message", "not from there")
 	if r := ssh(behind); r.Code != 255 {
 		t.Errorf("from a locked network behind the load balancer: exit %d", r.Code)

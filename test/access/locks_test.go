@@ -187,6 +187,11 @@ func TestLocksHoldThroughAnOutageAndRestarts(t *testing.T) {
 			t.Fatalf("%s: exit %d, %s", way, code, out)
 		}
 	}
+	// The log has both addresses of a device behind NAT.
+	e := recorded(t, func(t *testing.T, args ...string) harness.Result { t.Helper(); return w.Hawser(t, args...) }, "session.admit", map[string]string{"device": "gw", "device_inner": "*"})
+	if inner := fmt.Sprint(e["device_inner"]); !strings.Contains(inner, "192.168.77.2") || !strings.HasPrefix(e.s("device_address"), s.Public+":") {
+		t.Errorf("the device is at %s, inside at %s", e.s("device_address"), inner)
+	}
 	id := w.Must(t, "lock", "add", "--login", "hawserfault", "--message", "no root today")
 	refused := func(when, want string) {
 		t.Helper()

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -155,16 +156,16 @@ func (x *counted) finish(t *testing.T, what string) {
 	}
 }
 
-// copyProfile keeps the person's key and certificates as they are now.
-func copyProfile(t *testing.T, c *harness.Cluster) string {
+// copyProfile keeps the key and certificates of the person whose profile is at home as they are now.
+func copyProfile(t *testing.T, home string) string {
 	t.Helper()
 	dir := t.TempDir()
-	files, err := os.ReadDir(c.Ready.Home)
+	files, err := os.ReadDir(home)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for _, f := range files {
-		b, err := os.ReadFile(filepath.Join(c.Ready.Home, f.Name()))
+		b, err := os.ReadFile(filepath.Join(home, f.Name()))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -180,7 +181,8 @@ func copyProfile(t *testing.T, c *harness.Cluster) string {
 func TestALiveSessionOutlivesTheRotationOfEveryCA(t *testing.T) {
 	t.Parallel()
 	c := harness.Up(t, 1, "--hubs", "2")
-	old := copyProfile(t, c)
+	old := copyProfile(t, c.Ready.Home)
+	ann := copyProfile(t, loggedIn(t, c, "ann", "operator").home) // nobody registered her key
 	hub, e2e := count(t, c, "gw-1"), count(t, c, "e2e-gw-1")
 	works := func(when string) {
 		t.Helper()
@@ -203,7 +205,13 @@ func TestALiveSessionOutlivesTheRotationOfEveryCA(t *testing.T) {
 			"-o", "CertificateFile="+filepath.Join(old, "id_ed25519-cert.pub"), "-l", strings.TrimSpace(string(login.Stdout)), "gw-1", "true")
 		return r.Code == 0
 	}
-	if !oldAPI() || !oldSSH() {
+	oldHub := func() bool {
+		host, port, _ := net.SplitHostPort(c.Ready.SSHAddr)
+		r := harness.Run(t, nil, "ssh", "-F", "/dev/null", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "IdentitiesOnly=yes", "-o", "IdentityAgent=none",
+			"-o", "BatchMode=yes", "-i", filepath.Join(ann, "id_ed25519"), "-o", "CertificateFile="+filepath.Join(ann, "id_ed25519-cert.pub"), "-p", port, "hawser@"+host, "ls")
+		return r.Code == 0
+	}
+	if !oldAPI() || !oldSSH() || !oldHub() {
 		t.Fatal("what is to be refused after the rotation does not work before it")
 	}
 	rotate(t, c, func(phase string) { works("in phase " + phase) })
@@ -215,13 +223,14 @@ func TestALiveSessionOutlivesTheRotationOfEveryCA(t *testing.T) {
 		}
 	}
 
-	// The old certificates: at auth, and at the device, which takes certificates alone.
+	// The old certificates: at auth, at the device, which takes certificates alone, and at the hub.
 	refused := func(what string, try func() bool) {
 		t.Helper()
 		harness.Eventually(t, time.Minute-time.Since(ended), what+" is refused within a minute of the last phase", func() bool { return !try() })
 	}
 	refused("the old API certificate", oldAPI)
-	refused("the old SSH certificate", oldSSH)
+	refused("the old SSH certificate at the device", oldSSH)
+	refused("the old SSH certificate at the hub", oldHub)
 	t.Logf("refused %v after the last phase", time.Since(ended).Round(time.Millisecond))
 	works("after the rotation")
 	hub.finish(t, "hub mode")
