@@ -3,6 +3,7 @@ package fault_test
 import (
 	"fmt"
 	"os/exec"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -304,7 +305,8 @@ func TestGarbageOnTheTunnelPort(t *testing.T) {
 	reach(t, w, 1, first.Name, 10*time.Second)
 	before := h.RSS(t)
 	last := period(5*time.Second, 30*time.Second)
-	flood := w.Flood(t, fmt.Sprintf("%s:%d", h.Addr, harness.TunnelPort), 20000, last)
+	const rate = 20_000
+	flood := w.Flood(t, fmt.Sprintf("%s:%d", h.Addr, harness.TunnelPort), rate, last)
 	time.Sleep(500 * time.Millisecond)
 	s := w.AddSite(t, "gw-flooded")
 	start := time.Now()
@@ -316,6 +318,9 @@ func TestGarbageOnTheTunnelPort(t *testing.T) {
 		t.Error("the flood does not end")
 	}
 	t.Logf("sent %s datagrams; the hub had %d MB and has %d MB", strings.TrimSpace(flood.Output()), before>>20, h.RSS(t)>>20)
+	if sent, err := strconv.Atoi(strings.TrimSpace(flood.Output())); err != nil || harness.Long() && sent < int(0.8*rate*last.Seconds()) {
+		t.Errorf("%d datagrams in %v are no flood of %d a second; %v", sent, last, rate, err)
+	}
 	l := line{row: "20,000 garbage datagrams/s: registration", carrier: "quic", what: "-", figure: took, bound: 10 * time.Second, verdict: "ok"}
 	if took > l.bound {
 		l.verdict = "LATE"
