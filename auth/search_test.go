@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"slices"
 	"testing"
 	"time"
 
@@ -220,6 +222,71 @@ func TestIndexGoesOnWhereItWas(t *testing.T) {
 	}
 }
 
+// soughtWords are searched for in the recordings of putThousandHours. The filters tell of three letters: of two each recording is looked through.
+var soughtWords = []string{"xylophone", "iptables -F", "qz", "certificate"}
+
+// putThousandHours stores 1,000 recordings of an hour each, with 200 MB of text, and returns the size of their indexes.
+func putThousandHours(t testing.TB, r store.Recordings, device string) (size int) {
+	t.Helper()
+	now := time.Now()
+	for i := range 1000 {
+		m := store.Manifest{ID: [16]byte{byte(i), byte(i >> 8)}, Start: now.Add(-time.Duration(i) * time.Hour), User: "alice", Device: "gw-1", DeviceUUID: device}
+		if err := r.PutManifest(t.Context(), m); err != nil {
+			t.Fatal(err)
+		}
+		if err := r.Append(t.Context(), m.ID, 0, []byte("chunk")); err != nil {
+			t.Fatal(err)
+		}
+		if m.Closed = true; r.PutManifest(t.Context(), m) != nil { // what is open is counted anew each time
+			t.Fatal("not closed")
+		}
+		lines := indextest.NewSession(uint64(i)).Lines(200 << 10)
+		err := index.OfLines(lines, func(o index.Object) error {
+			size += len(o.Data)
+			return r.PutObjects(t.Context(), m.ID, store.ObjectKind(o.Kind), store.Object{N: o.N, Data: o.Data})
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	return size
+}
+
+// The whole way of a search by RPC, with a label of the device and a beginning, through 1,000 hours: a word takes less than a second in the median.
+func TestAThousandHoursAreSearchedInASecond(t *testing.T) {
+	if os.Getenv("HAWSER_LONG") == "" || raceEnabled {
+		t.Skip("takes the time of its process; make test-long runs it by itself, without the race detector")
+	}
+	b := start(t)
+	h := b.hub(t)
+	gw, _ := b.device(t, h, "gw")
+	if _, err := b.admin.Device.LabelDevices(t.Context(), connectRequest(&api.LabelDevicesRequest{Devices: []string{"gw"}, Set: []*api.Label{{Key: "site", Value: "ber"}}})); err != nil {
+		t.Fatal(err)
+	}
+	putThousandHours(t, b.recordings, gw.Uuid)
+	filter := &api.RecordingFilter{SinceUnixNano: time.Now().Add(-1001 * time.Hour).UnixNano(), Selectors: []string{"site=ber"}}
+	for _, text := range soughtWords {
+		var took []time.Duration
+		lines := 0
+		for range 9 {
+			begun := time.Now()
+			res, err := b.admin.Search.SearchRecordings(t.Context(), connectRequest(&api.SearchRecordingsRequest{Text: text, Filter: filter, Limit: 1000, PerRecording: 1000}))
+			if err != nil {
+				t.Fatal(err)
+			}
+			took = append(took, time.Since(begun))
+			if lines = len(res.Msg.Recordings); res.Msg.Searched != 1000 {
+				t.Errorf("%q: %d recordings were searched", text, res.Msg.Searched)
+			}
+		}
+		slices.Sort(took)
+		t.Logf("%q: %v in the median, %v at most, in %d recordings", text, took[len(took)/2], took[len(took)-1], lines)
+		if took[len(took)/2] > time.Second && len(text) > 2 {
+			t.Errorf("%q takes %v in the median", text, took[len(took)/2])
+		}
+	}
+}
+
 // BenchmarkSearch looks through 1,000 hours, 200 MB of text, as auth keeps them on disk.
 func BenchmarkSearch(b *testing.B) {
 	r, err := store.OpenRecordings(b.TempDir(), store.Options{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
@@ -227,30 +294,9 @@ func BenchmarkSearch(b *testing.B) {
 		b.Fatal(err)
 	}
 	defer r.Close()
-	now := time.Now()
-	size := 0
-	for i := range 1000 {
-		m := store.Manifest{ID: [16]byte{byte(i), byte(i >> 8)}, Start: now.Add(-time.Duration(i) * time.Hour), User: "alice", Device: "gw-1"}
-		if err := r.PutManifest(b.Context(), m); err != nil {
-			b.Fatal(err)
-		}
-		if err := r.Append(b.Context(), m.ID, 0, []byte("chunk")); err != nil {
-			b.Fatal(err)
-		}
-		if m.Closed = true; r.PutManifest(b.Context(), m) != nil { // what is open is counted anew each time
-			b.Fatal("not closed")
-		}
-		lines := indextest.NewSession(uint64(i)).Lines(200 << 10)
-		err := index.OfLines(lines, func(o index.Object) error {
-			size += len(o.Data)
-			return r.PutObjects(b.Context(), m.ID, store.ObjectKind(o.Kind), store.Object{N: o.N, Data: o.Data})
-		})
-		if err != nil {
-			b.Fatal(err)
-		}
-	}
+	size := putThousandHours(b, r, "")
 	s := searcher(r)
-	for _, text := range []string{"xylophone", "iptables -F", "qz", "certificate"} {
+	for _, text := range soughtWords {
 		b.Run(fmt.Sprintf("%q", text), func(b *testing.B) {
 			for b.Loop() {
 				searchAs(b, s, "ann", policy.ScopeAll, text, nil)

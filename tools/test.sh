@@ -98,6 +98,7 @@ go test -count 1 -v $short -run TestAnIdleDeviceCostsTheHubLittle ./hub
 if [ -n "${HAWSER_LONG:-}" ]; then
 	step memory of the store
 	go test -count 1 -v -run TestAHundredSessionsFitASmallMachine ./auth/store
+	go test -count 1 -v -run TestAThousandHoursAreSearchedInASecond ./auth
 fi
 
 # The programs that these run are no inputs of theirs to go test: from its cache
