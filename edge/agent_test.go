@@ -382,6 +382,39 @@ func TestAKillEndsTheSessionAndSaysWhy(t *testing.T) {
 	}
 }
 
+// A device that stood still gets the end of the stream and the kill at once, by two streams, in whichever order.
+func TestAKillThatComesBehindTheEndOfItsStreamEndsWhatIgnoredHUP(t *testing.T) {
+	h := newTestHub(t)
+	a, _ := h.start(Config{Token: h.token("edge"), Name: "gw-1"})
+	c := h.next()
+	control := c.control()
+	run := func() (id [16]byte, alive func() bool) {
+		blob := c.grant(grant.Session, func(g *grant.Grant) { id = g.SessionID })
+		st := c.open(wire.KindSession, wire.OpenRequest{Grant: blob, Window: 1 << 20}, nil)
+		ch := start(t, st, "trap '' HUP; echo $$; while :; do sleep 1; done")
+		alive = pid(t, ch)
+		st.Reset(wire.StreamCancelled)
+		eventually(t, "the session is over", func() bool { return !a.live.has(id, h.uuid) })
+		if !alive() {
+			t.Fatal("it did not outlive its HUP")
+		}
+		return id, alive
+	}
+	id, alive := run()
+	otherID, other := run()
+	if _, err := control.Write(wire.Kill{SessionID: id, Reason: "enough"}.Append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "what was left has ended", func() bool { return !alive() })
+	if !other() {
+		t.Error("what another session left behind has ended too")
+	}
+	a.engine.EndRemains(fmt.Sprintf("%x", otherID))
+	if other() {
+		t.Error("it lives on")
+	}
+}
+
 func TestAForwardReachesTheDevicesLoopback(t *testing.T) {
 	h := newTestHub(t)
 	h.start(Config{Token: h.token("edge"), Name: "gw-1"})

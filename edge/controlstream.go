@@ -208,8 +208,16 @@ func (c *controlStream) pay() {
 
 // kill ends a session of that hub.
 func (a *Agent) kill(m *wire.Kill, hub wire.UUID) {
-	if !a.live.end(m.SessionID, hub, errors.New(wire.Quote(m.Reason, maxQuoted))) {
-		tunnel.Debug(a.log, "kill of a session that is not here", "session", fmt.Sprintf("%x", m.SessionID))
+	if a.live.end(m.SessionID, hub, errors.New(wire.Quote(m.Reason, maxQuoted))) {
+		return
+	}
+	id := fmt.Sprintf("%x", m.SessionID)
+	tunnel.Debug(a.log, "kill of a session that is not here", "session", id)
+	if a.live.wasHere(m.SessionID, hub) { // its stream was reset first, and what ignores HUP outlived that
+		a.streams.goDo(func() {
+			defer a.guard("kill", nil)
+			a.engine.EndRemains(id)
+		})
 	}
 }
 

@@ -2,6 +2,7 @@ package edge
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -14,6 +15,7 @@ type liveSessions struct {
 	ends  map[[16]byte]liveSession // bounded by the stream slots and by e2e's channel limit
 	over  error                    // set by endAll: nothing is admitted any more
 	early []earlyEnd               // of those that are not here yet; the oldest first, at most maxEarlyEnds
+	left  []leftSession            // that are over; likewise
 	empty chan struct{}            // closed when the last one left; nil while nobody waits
 }
 
@@ -22,6 +24,13 @@ type earlyEnd struct {
 	id  [16]byte
 	hub wire.UUID
 	why error
+	at  time.Time
+}
+
+// leftSession is one that is over, but for what ignored its HUP: its stream may end before the kill comes that ended it.
+type leftSession struct {
+	id  [16]byte
+	hub wire.UUID
 	at  time.Time
 }
 
@@ -60,6 +69,10 @@ func (s *liveSessions) add(ctx context.Context, id [16]byte, hub wire.UUID, may 
 		cancel(nil)
 		s.mu.Lock()
 		defer s.mu.Unlock()
+		if len(s.left) == maxEarlyEnds {
+			s.left = append(s.left[:0], s.left[1:]...)
+		}
+		s.left = append(s.left, leftSession{id, s.ends[id].hub, time.Now()})
 		delete(s.ends, id)
 		if len(s.ends) == 0 && s.empty != nil {
 			close(s.empty)
@@ -112,6 +125,15 @@ func (s *liveSessions) end(id [16]byte, hub wire.UUID, why error) bool {
 	}
 	s.early = append(s.early, earlyEnd{id, hub, why, time.Now()})
 	return false
+}
+
+// wasHere tells whether one of that hub's was here a moment ago; once, for it is asked in order to end what is left of it.
+func (s *liveSessions) wasHere(id [16]byte, hub wire.UUID) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	was := len(s.left)
+	s.left = slices.DeleteFunc(s.left, func(l leftSession) bool { return l.id == id && l.hub == hub && time.Since(l.at) < earlyEndLife })
+	return len(s.left) < was
 }
 
 // has tells whether one is here whose entry hub that is.

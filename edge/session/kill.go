@@ -25,6 +25,14 @@ func (r *running) killAll() {
 	}
 }
 
+// EndRemains ends what is left of a session that is over here: processes that outlived the HUP of a person who went away. It returns when they have ended,
+// or a few seconds later.
+func (e *Engine) EndRemains(id string) {
+	if err := killAll(id, 0, nil); err != nil {
+		tunnel.Warn(e.config.Logger, "processes of a killed session are left", "session", id, "error", err)
+	}
+}
+
 // killAll ends every process of a session: HUP, then TERM, then KILL to all that are left, until none is found. An error says that some may be left.
 //
 // A process belongs to the session by its environment (inherited, whatever session or group it moved to), by the session id of one that does,
@@ -33,17 +41,20 @@ func (r *running) killAll() {
 // Whom it found it knows again, also when their parents are gone: that is why it looks before the first signal. exited is closed when the leader
 // has ended, which most end with; what is then left is looked for at once. The leader must not have been reaped: its id is that of its group
 // and its session until then. So its group is signalled where nobody can be looked for, and last of all: what forks faster than anybody looks
-// ends with its group, and no stranger can come into that.
+// ends with its group, and no stranger can come into that. Of a session whose leader nobody knows any more leader is 0 and exited nil.
 func killAll(id string, leader int, exited <-chan struct{}) error {
-	ours := &family{id: id, sessions: map[int]bool{leader: true}, known: map[int]string{}}
-	defer unix.Kill(-leader, unix.SIGKILL)
+	ours := &family{id: id, sessions: map[int]bool{}, known: map[int]string{}}
+	if leader > 0 {
+		ours.sessions[leader] = true
+		defer unix.Kill(-leader, unix.SIGKILL)
+	}
 	signal := func(pid int, sig syscall.Signal) {
 		_ = unix.Kill(pid, sig)
 		_ = unix.Kill(pid, unix.SIGCONT) // a stopped one would not see it
 	}
 	find := func() ([]process, error) {
 		left, err := ours.members()
-		if err != nil {
+		if err != nil && leader > 0 {
 			left = []process{{pid: -leader}}
 		}
 		return left, err
@@ -71,7 +82,7 @@ func killAll(id string, leader int, exited <-chan struct{}) error {
 		}
 		for end := from.Add(step.wait); ; time.Sleep(pollKill) {
 			if left, err = find(); len(left) == 0 {
-				return nil
+				return err
 			}
 			for _, p := range left {
 				if step.sig == unix.SIGKILL && ours.sessions[p.session] && p.group > 1 {
