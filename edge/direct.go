@@ -141,6 +141,18 @@ func (d *direct) leave() {
 	}
 }
 
+// silent tells whether there is a tunnel and no hub answers by it, nor does within staleWait.
+func (d *direct) silent(ctx context.Context) bool {
+	for end := time.Now().Add(staleWait); ; {
+		if l := d.h.a.home(); l == nil || !l.suspect.Load() {
+			return false
+		}
+		if !time.Now().Before(end) || sleep(ctx, 100*time.Millisecond) != nil {
+			return true
+		}
+	}
+}
+
 // call makes sure of a hub to ask: that of the last time, or the one that has the tunnel now.
 func (d *direct) call(ctx context.Context) error {
 	h := d.h

@@ -256,6 +256,36 @@ func TestAConnectionOfBeforeAnOutageOpensSessionsInIt(t *testing.T) {
 	}
 }
 
+// A tunnel that people hold on to is kept while it is silent, for minutes: who comes directly is not refused for so long.
+func TestASilentTunnelIsNoHubToAsk(t *testing.T) {
+	t.Parallel()
+	m := newTestMesh(t, "")
+	h := m.hubs[0]
+	h.place = granted
+	a := m.start(Config{Listen: "127.0.0.1:0", Carriers: OnlyQUIC})
+	c := m.next(slotActive)
+	eventually(t, "the tunnel", func() bool { return a.home() != nil })
+	c.control()
+	newShell(c).say("so that the tunnel is kept")
+	m.paths[h].noUDP.Store(true)
+	eventually(t, "the tunnel to be silent", func() bool { l := a.home(); return l != nil && l.suspect.Load() })
+	client, said, err := comeDirectly(t, a, me(t), h.userCert("alice", "operator"))
+	if err != nil {
+		t.Fatalf("%v, told %q", err, said)
+	}
+	defer client.Close()
+	session, err := client.NewSession()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if out, err := session.Output("echo by what the device holds"); err != nil || string(out) != "by what the device holds\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+	if l := a.home(); l == nil || !l.suspect.Load() {
+		t.Error("the tunnel was not silent all the while: this shows nothing")
+	}
+}
+
 // away ends a tunnel and lets none come.
 func (h *testHub) away(t *testing.T, a *Agent, c *testConn) {
 	t.Helper()

@@ -124,7 +124,13 @@ func (h *host) Place(ctx context.Context, ask e2e.Ask) (*grant.Grant, error) {
 	var err error
 	asked := time.Now()
 	if h.direct != nil {
-		if err = h.direct.admit(ask); err == nil {
+		err = h.direct.admit(ask)
+		if err == nil && h.direct.silent(ctx) {
+			if g, err := h.direct.offline(ask, sub); err == nil {
+				return g, nil
+			} // else the hub is asked all the same: it may come back in time
+		}
+		if err == nil {
 			err = h.direct.call(ctx)
 		}
 		if errors.Is(err, errNoHub) {
