@@ -369,7 +369,8 @@ func TestStockSSHKnowsNoServerByAnotherCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := newSite(t, nil)
-	if _, err := s.writeConfig(t.Context()); err != nil {
+	config, _, err := s.writeConfig(t.Context())
+	if err != nil {
 		t.Fatal(err)
 	}
 	host := func(c *ssh.Certificate) {
@@ -410,7 +411,7 @@ func TestStockSSHKnowsNoServerByAnotherCertificate(t *testing.T) {
 			came <- err == nil
 		}()
 		port := strconv.Itoa(l.Addr().(*net.TCPAddr).Port)
-		out, _ := exec.Command("ssh", "-F", s.ready.SSHConfig, "-o", "ProxyJump=none", "-o", "HostName=127.0.0.1", "-o", "HostKeyAlias=gw-1", "-o", "BatchMode=yes", "-p", port, "e2e-gw-1", "true").CombinedOutput()
+		out, _ := exec.Command("ssh", "-F", config, "-o", "ProxyJump=none", "-o", "HostName=127.0.0.1", "-o", "HostKeyAlias=gw-1", "-o", "BatchMode=yes", "-p", port, "e2e-gw-1", "true").CombinedOutput()
 		l.Close()
 		if in := <-came; in != tt.in {
 			t.Errorf("%s: taken %v, want %v\n%s", tt.name, in, tt.in, out)

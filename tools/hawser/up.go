@@ -437,10 +437,11 @@ func (c *cluster) waitForDevices(ctx context.Context) error {
 	tick := time.NewTicker(pollDevices)
 	defer tick.Stop()
 	for {
-		online, err := c.writeConfig(ctx)
+		path, online, err := c.writeConfig(ctx)
 		if err != nil {
 			return err
 		}
+		c.ready.SSHConfig = path
 		c.nameDevices()
 		if !slices.ContainsFunc(c.ready.Devices, func(d readyDevice) bool { return !online[d.Name] }) {
 			return nil
@@ -481,20 +482,20 @@ func (c *cluster) followDevices(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		if _, err := c.writeConfig(ctx); err != nil && ctx.Err() == nil {
+		if _, _, err := c.writeConfig(ctx); err != nil && ctx.Err() == nil {
 			c.cfg.Log.Warn("ssh_config was not written", "error", err)
 		}
 	}
 }
 
-// writeConfig writes ssh_config for the devices of now and tells which are
-// online.
-func (c *cluster) writeConfig(ctx context.Context) (map[string]bool, error) {
+// writeConfig writes ssh_config for the devices of now, and tells where it is
+// and which are online.
+func (c *cluster) writeConfig(ctx context.Context) (path string, online map[string]bool, err error) {
 	devices, err := c.auth.Devices(ctx)
 	if err != nil {
-		return nil, err
+		return "", nil, err
 	}
-	online := map[string]bool{}
+	online = map[string]bool{}
 	for _, d := range devices {
 		online[d.Name] = d.Online
 	}
@@ -503,8 +504,8 @@ func (c *cluster) writeConfig(ctx context.Context) (map[string]bool, error) {
 	for _, h := range c.ready.Hubs[1:] {
 		more = append(more, h.SSHAddr)
 	}
-	c.ready.SSHConfig, err = writeSSHConfig(c.cfg.Dir, c.profile, more, localLogin(), devices)
-	return online, err
+	path, err = writeSSHConfig(c.cfg.Dir, c.profile, more, localLogin(), devices)
+	return path, online, err
 }
 
 // edgeToken makes a token for one local agent.
