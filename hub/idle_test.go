@@ -266,7 +266,7 @@ func idleCost(t testing.TB, carrier tunnel.Carrier, enough uint64) (each uint64,
 
 func TestAnIdleDeviceCostsTheHubLittle(t *testing.T) {
 	if testing.Short() || raceEnabled {
-		t.Skip("measures the memory of its process; make test runs it by itself, without the race detector")
+		t.Skip("measures the memory of its process; make test-long runs it by itself, without the race detector")
 	}
 	for _, x := range idleLimits {
 		t.Run(x.carrier.String(), func(t *testing.T) {
