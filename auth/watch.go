@@ -86,6 +86,8 @@ func (s hubService) Watch(ctx context.Context, req *connect.Request[api.WatchReq
 
 	beacon := time.NewTicker(beaconEvery)
 	defer beacon.Stop()
+	// Each is taken anew before what it told of is read, and only then: what changes in between is told again.
+	moved, newList, rotated := s.hubs.moved(), s.lists.moved(), s.rotated()
 	signer := s.signer() // of the policies sent
 	epoch := s.epochOf(signer)
 	rev, full, first := r.Revision, r.Epoch != epoch || r.Revision == 0, true
@@ -96,8 +98,6 @@ func (s hubService) Watch(ctx context.Context, req *connect.Request[api.WatchReq
 		s.withHubs(m, &listed)
 		return stream.Send(m)
 	}
-	// Each is taken anew before what it told of is read, and only then: what changes in between is told again.
-	moved, newList, rotated := s.hubs.moved(), s.lists.moved(), s.rotated()
 	for {
 		d, changed, some, err := s.view.since(rev, full)
 		if err != nil {
