@@ -213,7 +213,7 @@ func (a *Agent) kill(m *wire.Kill, hub wire.UUID) {
 	}
 	id := fmt.Sprintf("%x", m.SessionID)
 	tunnel.Debug(a.log, "kill of a session that is not here", "session", id)
-	if a.live.wasHere(m.SessionID, hub) { // its stream was reset first, and what ignores HUP outlived that
+	if a.live.takeLeft(m.SessionID, hub) { // its stream was reset first, and what ignores HUP outlived that
 		a.streams.goDo(func() {
 			defer a.guard("kill", nil)
 			a.engine.EndRemains(id)

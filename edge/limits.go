@@ -211,7 +211,7 @@ const (
 	healthyAfter = 10 * time.Second
 	// messageTimeout bounds the wait for one control message while a tunnel is set up.
 	messageTimeout = 10 * time.Second
-	// staleWait is how long strict roles wait for a newer signed time.
+	// staleWait is how long strict roles wait for a newer signed time, and who comes directly for a tunnel by which a hub answers.
 	staleWait = 2 * time.Second
 	// readyTimeout is how long a stream waits for the policy, locks and time that the ACK announced.
 	readyTimeout = 5 * time.Second

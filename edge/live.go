@@ -127,8 +127,8 @@ func (s *liveSessions) end(id [16]byte, hub wire.UUID, why error) bool {
 	return false
 }
 
-// wasHere tells whether one of that hub's was here a moment ago; once, for it is asked in order to end what is left of it.
-func (s *liveSessions) wasHere(id [16]byte, hub wire.UUID) bool {
+// takeLeft tells whether one of that hub's was here a moment ago, and forgets it: what is left of it is ended once.
+func (s *liveSessions) takeLeft(id [16]byte, hub wire.UUID) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	was := len(s.left)
